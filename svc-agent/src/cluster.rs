@@ -1,0 +1,104 @@
+//! The cluster as far as a service proxy cares: plain structs, fed by either source, read by `compile`.
+//! `k8s_openapi` types end here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::desired::{Protocol, ServiceName};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TrafficPolicy {
+    #[default]
+    Cluster,
+    Local,
+}
+
+/// `spec.type`. Headless is not a type: it is a Service whose `cluster_ips` is empty and `headless` true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ServiceType {
+    #[default]
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+/// `spec.ports[].targetPort`; only the manifests source needs it (slices carry numbers).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    Number(u16),
+    Name(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Empty when the port has no name.
+    pub name: String,
+    pub protocol: Protocol,
+    pub port: u16,
+    pub target: TargetPort,
+    /// 0: none.
+    pub node_port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Service {
+    pub r#type: ServiceType,
+    pub headless: bool,
+    /// RFC 3339 `metadata.creationTimestamp`; orders claims to the same frontend (A13).
+    pub created: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub selector: BTreeMap<String, String>,
+    pub cluster_ips: Vec<IpAddr>,
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` whose ipMode is VIP or unset (C8, C9).
+    pub load_balancer_ips: Vec<IpAddr>,
+    pub source_ranges: Vec<String>,
+    pub ports: Vec<ServicePort>,
+    pub internal_policy: TrafficPolicy,
+    pub external_policy: TrafficPolicy,
+    /// `sessionAffinity: ClientIP` window in seconds, 0 for none.
+    pub affinity: u32,
+    /// 0: none.
+    pub health_check_node_port: u16,
+    pub publish_not_ready: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `addresses[0]` (A7).
+    pub ip: IpAddr,
+    /// nil is true (A6).
+    pub ready: bool,
+    /// nil is `ready` for old objects, else true (A6).
+    pub serving: bool,
+    pub terminating: bool,
+    pub node: Option<String>,
+    pub zone: Option<String>,
+    pub zone_hints: BTreeSet<String>,
+    pub node_hints: BTreeSet<String>,
+}
+
+/// One EndpointSlice of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    pub service: ServiceName,
+    pub endpoints: Vec<Endpoint>,
+    /// Port name (empty: unnamed), protocol, number.
+    pub ports: Vec<(String, Protocol, u16)>,
+}
+
+/// `namespace/name` of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SliceName {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// A Node object.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Node {
+    pub addresses: Vec<IpAddr>,
+    pub labels: BTreeMap<String, String>,
+}

@@ -1,0 +1,156 @@
+//! What the maps should say: the output of `compile`, the input of `plan`. Family-neutral, host byte order, no ids.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use svc_common::table::{self, Scope};
+
+/// A transport protocol that a Service port can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    /// The IP protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => table::TCP,
+            Protocol::Udp => table::UDP,
+            Protocol::Sctp => table::SCTP,
+        }
+    }
+
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            table::TCP => Some(Protocol::Tcp),
+            table::UDP => Some(Protocol::Udp),
+            table::SCTP => Some(Protocol::Sctp),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        })
+    }
+}
+
+/// `namespace/name` of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One port of a Service: `namespace/name:port` (`namespace/name` when the port has no name).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePortName {
+    pub service: ServiceName,
+    pub port: String,
+}
+
+impl fmt::Display for ServicePortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.service)?;
+        if self.port.is_empty() { Ok(()) } else { write!(f, ":{}", self.port) }
+    }
+}
+
+/// What a client asks for: one entry of FRONTENDS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendAddr {
+    pub ip: IpAddr,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub scope: Scope,
+}
+
+/// Which field of the Service a frontend comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendKind {
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalIp,
+}
+
+/// One usable endpoint: Pod address and target port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    pub ip: IpAddr,
+    pub port: u16,
+    /// It runs on this node.
+    pub local: bool,
+}
+
+/// How a run of slots is made from endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Algorithm {
+    /// One slot per endpoint; the packet path picks by a random number.
+    Random,
+    /// A Maglev table; the packet path picks by the hash of the 5-tuple.
+    Maglev,
+}
+
+/// A set of endpoints of one family, sorted, without duplicates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub algorithm: Algorithm,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One frontend of a service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    pub kind: FrontendKind,
+    /// Index into [`Port::runs`]; the run has the family of the frontend's address.
+    pub run: usize,
+    /// With no endpoints in the run: drop (policy Local with endpoints elsewhere) instead of refusing.
+    pub drop_when_empty: bool,
+}
+
+/// One service port: all that it needs in the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    pub name: ServicePortName,
+    /// Session affinity window in seconds, 0 for none.
+    pub affinity: u32,
+    pub runs: Vec<Run>,
+    pub frontends: BTreeMap<FrontendAddr, Frontend>,
+}
+
+/// One Service: its ports in the order of the object.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Service {
+    pub ports: Vec<Port>,
+}
+
+/// Something about an object that makes no sense here. The rest of the object is served.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Refusal {
+    /// `Service default/web`, `EndpointSlice default/web-abc`, `file web.yaml document 2`.
+    pub object: String,
+    /// What is wrong and what to do, in one line.
+    pub why: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.object, self.why)
+    }
+}

@@ -1,0 +1,99 @@
+//! The address families. All that differs between IPv4 and IPv6 in a table is said here; header layouts are in
+//! [`crate::wire`]. Everything else is written once, generic over [`Family`].
+
+use core::fmt::Debug;
+use core::hash::Hash;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bytemuck::{Pod, Zeroable};
+
+/// An address as `N` 16-bit words in network byte order, as they lie in a header. The Internet checksum adds such
+/// words as they are, and two bytes is all the alignment that holds behind an Ethernet header.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Ip<const N: usize>(pub [u16; N]);
+
+// SAFETY: a transparent array of u16 has no padding and no invalid bit pattern.
+unsafe impl<const N: usize> Zeroable for Ip<N> {}
+// SAFETY: as above; Ip is Copy and 'static.
+unsafe impl<const N: usize> Pod for Ip<N> {}
+
+/// A port (or any 16-bit header field) in network byte order. It cannot be compared with a host-order number.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+pub struct Port(pub u16);
+
+impl Port {
+    /// From a host-order number.
+    #[inline(always)]
+    pub const fn new(host: u16) -> Self {
+        Self(host.to_be())
+    }
+
+    /// As a host-order number.
+    #[inline(always)]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+}
+
+/// An address of one family.
+pub trait Addr: Pod + Eq + Ord + Hash + Debug {
+    /// Its words in network order.
+    fn words(&self) -> &[u16];
+    /// All zeroes: "no address".
+    const UNSPECIFIED: Self;
+}
+
+impl<const N: usize> Addr for Ip<N> {
+    #[inline(always)]
+    fn words(&self) -> &[u16] {
+        &self.0
+    }
+    const UNSPECIFIED: Self = Self([0; N]);
+}
+
+/// An IP version.
+pub trait Family: Copy + Clone + PartialEq + Eq + Debug + crate::wire::IpHeader + 'static {
+    type Addr: Addr;
+    /// 4 or 6.
+    const VERSION: u8;
+
+    fn addr_from_std(addr: IpAddr) -> Option<Self::Addr>;
+    fn addr_to_std(addr: Self::Addr) -> IpAddr;
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct V4;
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct V6;
+
+impl Family for V4 {
+    type Addr = Ip<2>;
+    const VERSION: u8 = 4;
+
+    fn addr_from_std(addr: IpAddr) -> Option<Ip<2>> {
+        match addr {
+            IpAddr::V4(a) => Some(Ip(bytemuck::cast(a.octets()))),
+            IpAddr::V6(_) => None,
+        }
+    }
+    fn addr_to_std(addr: Ip<2>) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from(bytemuck::cast::<_, [u8; 4]>(addr.0)))
+    }
+}
+
+impl Family for V6 {
+    type Addr = Ip<8>;
+    const VERSION: u8 = 6;
+
+    fn addr_from_std(addr: IpAddr) -> Option<Ip<8>> {
+        match addr {
+            IpAddr::V6(a) => Some(Ip(bytemuck::cast(a.octets()))),
+            IpAddr::V4(_) => None,
+        }
+    }
+    fn addr_to_std(addr: Ip<8>) -> IpAddr {
+        IpAddr::V6(Ipv6Addr::from(bytemuck::cast::<_, [u8; 16]>(addr.0)))
+    }
+}

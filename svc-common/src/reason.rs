@@ -1,0 +1,84 @@
+//! Why a packet or a `connect()` that was ours did not go through. The discriminant is the index of the counter.
+
+/// One way not to be forwarded. Refused: the client is told at once (RST, ICMP port unreachable, ECONNREFUSED).
+/// Dropped: the client is not told.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Reason {
+    /// Refused: the Service has no usable endpoint anywhere (B4).
+    NoEndpoints = 0,
+    /// Dropped: the policy is Local and no endpoint is on this node (B5, B6).
+    NoLocalEndpoints = 1,
+    /// Refused: a ClusterIP has no such port (C2).
+    UndefinedPort = 2,
+    /// Dropped: a ClusterIP is not answered from outside (C1).
+    ClusterIpFromOutside = 3,
+    /// Dropped: headers end before they should.
+    Truncated = 4,
+    /// Dropped: a later fragment whose first fragment was not seen (C17).
+    FragmentUnknown = 5,
+    /// Dropped: an extension header between IP and transport that cannot be walked.
+    ExtensionHeader = 6,
+    /// Dropped: no free SNAT port towards this backend.
+    SnatPortsExhausted = 7,
+    /// Dropped: no route, or no usable source address on the way to the backend.
+    NoRoute = 8,
+    /// Dropped: the frontend points at a slot that is not there (our fault).
+    BadSlot = 9,
+    /// Dropped: the packet could not be changed (our fault).
+    RewriteFailed = 10,
+    /// Dropped: an ICMP error about a flow that could not be translated.
+    IcmpUntranslatable = 11,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 12] = [
+        Reason::NoEndpoints,
+        Reason::NoLocalEndpoints,
+        Reason::UndefinedPort,
+        Reason::ClusterIpFromOutside,
+        Reason::Truncated,
+        Reason::FragmentUnknown,
+        Reason::ExtensionHeader,
+        Reason::SnatPortsExhausted,
+        Reason::NoRoute,
+        Reason::BadSlot,
+        Reason::RewriteFailed,
+        Reason::IcmpUntranslatable,
+    ];
+
+    /// The name used in metrics and output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::NoEndpoints => "no-endpoints",
+            Reason::NoLocalEndpoints => "no-local-endpoints",
+            Reason::UndefinedPort => "undefined-port",
+            Reason::ClusterIpFromOutside => "cluster-ip-from-outside",
+            Reason::Truncated => "truncated",
+            Reason::FragmentUnknown => "fragment-unknown",
+            Reason::ExtensionHeader => "extension-header",
+            Reason::SnatPortsExhausted => "snat-ports-exhausted",
+            Reason::NoRoute => "no-route",
+            Reason::BadSlot => "bad-slot",
+            Reason::RewriteFailed => "rewrite-failed",
+            Reason::IcmpUntranslatable => "icmp-untranslatable",
+        }
+    }
+
+    /// Whether the client is told at once, instead of being left to time out.
+    pub const fn refuses(self) -> bool {
+        matches!(self, Reason::NoEndpoints | Reason::UndefinedPort)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn every_reason_is_listed_at_its_own_index() {
+        for (i, r) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*r as usize, i, "{}", r.name());
+        }
+    }
+}

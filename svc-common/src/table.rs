@@ -1,0 +1,248 @@
+//! Keys and values of every map, their sizes, and [`Tables`]: what the packet line may ask of them.
+//!
+//! One copy of these types serves the kernel and the agent. Fields are in the order that leaves no padding;
+//! the sizes are asserted for both families below.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::family::{Family, Port, V4, V6};
+
+/// IP protocol numbers that a Service port can have.
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const SCTP: u8 = 132;
+
+/// Default capacities. The agent may size a map differently when it loads the object.
+pub const MAX_ADDRESSES: u32 = 65_536;
+pub const MAX_FRONTENDS: u32 = 131_072;
+pub const MAX_SLOTS: u32 = 262_144;
+pub const MAX_FLOWS: u32 = 262_144;
+pub const MAX_SOCKETS: u32 = 65_536;
+pub const MAX_FRAGMENTS: u32 = 8_192;
+pub const MAX_SERVICES: u32 = 65_536;
+pub const MAX_DEVICES: u32 = 1_024;
+
+/// From where a frontend is asked.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Scope {
+    /// By pods and by the node's own processes.
+    Internal = 0,
+    /// By traffic that came in on one of the node's outside devices.
+    External = 1,
+}
+
+/// What an address is. An address that is not in the table is nobody's business here.
+pub mod address_flags {
+    /// An address of this node: replies to flows from it, and NodePorts on it.
+    pub const NODE: u32 = 1;
+    /// A ClusterIP: all of its ports are ours.
+    pub const CLUSTER_IP: u32 = 2;
+    /// A LoadBalancer ingress or external IP: only its frontends are ours.
+    pub const EXTERNAL: u32 = 4;
+}
+
+/// Key of FRONTENDS: a virtual address, port (network order), protocol and [`Scope`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FrontendKey<F: Family> {
+    pub addr: F::Addr,
+    pub port: Port,
+    pub proto: u8,
+    pub scope: u8,
+}
+
+/// Bits of [`Frontend::flags`].
+pub mod frontend_flags {
+    /// The run is a Maglev table: pick by the hash of the 5-tuple instead of a random number.
+    pub const MAGLEV: u32 = 1;
+    /// With no slots, drop instead of refusing (policy Local, endpoints elsewhere).
+    pub const DROP_WHEN_EMPTY: u32 = 2;
+}
+
+/// Value of FRONTENDS: the run of slots `first .. first + count` of one service port. `count == 0`: no endpoints.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Frontend {
+    pub first: u32,
+    pub count: u32,
+    /// Key of SERVICES.
+    pub service: u32,
+    pub flags: u32,
+    /// Session affinity in seconds; 0: none.
+    pub affinity: u32,
+}
+
+/// Bits of [`Backend::flags`].
+pub mod backend_flags {
+    /// The endpoint runs on this node.
+    pub const LOCAL: u16 = 1;
+}
+
+/// Value of SLOTS: where one slot sends.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Backend<F: Family> {
+    pub addr: F::Addr,
+    pub port: Port,
+    pub flags: u16,
+}
+
+/// Key of FLOWS: a packet's addresses and ports as they are on the wire. For protocols without ports: zero.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlowKey<F: Family> {
+    pub src: F::Addr,
+    pub dst: F::Addr,
+    pub sport: Port,
+    pub dport: Port,
+    pub proto: u16,
+    pub _pad: u16,
+}
+
+/// Bits of [`Flow::flags`].
+pub mod flow_flags {
+    /// This entry is the reply half (its key is backend → client or NAT address); otherwise the forward half.
+    pub const REPLY: u8 = 1;
+    /// The client is a process of this node on the packet path.
+    pub const NODE_CLIENT: u8 = 2;
+    /// The backend is this node itself (host network) and the client too: answers are injected back.
+    pub const LOOP: u8 = 4;
+}
+
+/// Bits of [`Flow::state`].
+pub mod flow_state {
+    /// A FIN or RST was seen, from either side: the next SYN starts anew, the SNAT port may be taken over.
+    pub const CLOSING: u8 = 1;
+    /// A reply was seen.
+    pub const ESTABLISHED: u8 = 2;
+}
+
+/// Value of FLOWS: the whole record, the same in both halves but for [`flow_flags::REPLY`], so that either half can
+/// restore the other. `nat` is the source that the backend sees; equal to `client` when nothing is masqueraded.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow<F: Family> {
+    /// Seconds of the monotonic clock at the last refresh.
+    pub seen: u32,
+    pub service: u32,
+    pub client: F::Addr,
+    pub frontend: F::Addr,
+    pub backend: F::Addr,
+    pub nat: F::Addr,
+    pub client_port: Port,
+    pub frontend_port: Port,
+    pub backend_port: Port,
+    pub nat_port: Port,
+    pub flags: u8,
+    pub state: u8,
+    pub _pad: u16,
+}
+
+/// Key of SOCKETS: a socket (its cookie) and the backend it talks to.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SocketKey<F: Family> {
+    /// Low and high half of the socket cookie; two words, so that no family needs padding.
+    pub cookie: [u32; 2],
+    pub addr: F::Addr,
+    pub port: Port,
+    pub _pad: u16,
+}
+
+/// Value of SOCKETS: the frontend that the socket believes it talks to.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SocketPeer<F: Family> {
+    pub addr: F::Addr,
+    pub port: Port,
+    pub _pad: u16,
+}
+
+/// Key of FRAGMENTS: what the fragments of one datagram have in common (RFC 791 §3.2, RFC 8200 §4.5).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FragmentKey<F: Family> {
+    pub src: F::Addr,
+    pub dst: F::Addr,
+    pub id: u32,
+    pub proto: u32,
+}
+
+/// Value of FRAGMENTS: the ports that only the first fragment carries.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Pod, Zeroable)]
+pub struct Ports {
+    pub sport: Port,
+    pub dport: Port,
+}
+
+/// The node's facts and the agent's settings, in the one entry of CONFIG.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct NodeConfig {
+    /// Cookie of the node's own network namespace.
+    pub netns_cookie: u64,
+    /// [`crate::socket::Mode`] as a number.
+    pub socket_lb: u32,
+    /// Bits of [`node_flags`].
+    pub flags: u32,
+    /// SNAT ports in host order, inclusive. Outside of what the node itself uses.
+    pub snat_min: u16,
+    pub snat_max: u16,
+    pub _pad: u32,
+}
+
+/// Bits of [`NodeConfig::flags`].
+pub mod node_flags {
+    /// `--external-cluster-ip`: ClusterIPs are answered from outside too.
+    pub const EXTERNAL_CLUSTER_IP: u32 = 1;
+}
+
+/// Value of SERVICES: `namespace/name:port` in UTF-8, for people. A restart finds ids again by it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+pub struct ServiceLabel {
+    pub len: u32,
+    pub text: [u8; 196],
+}
+
+macro_rules! pod {
+    ($($name:ident: $v4:literal, $v6:literal;)*) => {$(
+        // SAFETY: all fields are Pod and the size assertions below leave no room for padding.
+        unsafe impl<F: Family> Zeroable for $name<F> {}
+        // SAFETY: as above; the type is Copy and 'static.
+        unsafe impl<F: Family> Pod for $name<F> {}
+        const _: () = assert!(size_of::<$name<V4>>() == $v4 && size_of::<$name<V6>>() == $v6);
+        #[cfg(feature = "user")]
+        // SAFETY: as above; aya asks for what bytemuck asks for.
+        unsafe impl<F: Family> aya::Pod for $name<F> {}
+    )*};
+}
+
+// The literal sizes are the sums of the fields' sizes: equality means no padding.
+pod! {
+    FrontendKey: 8, 20;
+    Backend: 8, 20;
+    FlowKey: 16, 40;
+    Flow: 36, 84;
+    SocketKey: 16, 28;
+    SocketPeer: 8, 20;
+    FragmentKey: 16, 40;
+}
+
+const _: () = assert!(size_of::<Frontend>() == 20 && size_of::<NodeConfig>() == 24 && size_of::<ServiceLabel>() == 200);
+
+#[cfg(feature = "user")]
+mod user {
+    // SAFETY: these derive bytemuck::Pod, which asks for the same.
+    unsafe impl aya::Pod for super::Frontend {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Ports {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::NodeConfig {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ServiceLabel {}
+    // SAFETY: a transparent array of u16.
+    unsafe impl<const N: usize> aya::Pod for crate::family::Ip<N> {}
+}
