@@ -54,7 +54,7 @@ impl<const N: usize> Addr for Ip<N> {
 }
 
 /// An IP version.
-pub trait Family: Copy + Clone + PartialEq + Eq + Debug + crate::wire::IpHeader + 'static {
+pub trait Family: Copy + Ord + Hash + Debug + crate::wire::IpHeader + 'static {
     type Addr: Addr;
     /// 4 or 6.
     const VERSION: u8;
