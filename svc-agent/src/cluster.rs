@@ -1,5 +1,11 @@
 //! The cluster as far as a service proxy cares: plain structs, fed by either source, read by `compile`.
-//! `k8s_openapi` types end here.
+//! `k8s_openapi` types end before here, in [`crate::source::convert`].
+
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use state::{Change, Cluster, Event};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -71,11 +77,12 @@ pub struct Endpoint {
     pub ip: IpAddr,
     /// nil is true (A6).
     pub ready: bool,
-    /// nil is `ready` for old objects, else true (A6).
+    /// nil is true (A6).
     pub serving: bool,
     pub terminating: bool,
     pub node: Option<String>,
     pub zone: Option<String>,
+    /// `hints.forZones` and `hints.forNodes` (B9, B10).
     pub zone_hints: BTreeSet<String>,
     pub node_hints: BTreeSet<String>,
 }
@@ -99,6 +106,23 @@ pub struct SliceName {
 /// A Node object.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Node {
+    /// InternalIPs, then ExternalIPs, in the order of the object.
     pub addresses: Vec<IpAddr>,
     pub labels: BTreeMap<String, String>,
+    /// It is being deleted, or the autoscaler is about to: no new load-balancer traffic, please (E1).
+    pub doomed: bool,
+}
+
+impl Node {
+    /// The first address of each family: what NodePorts are served on by default (C4).
+    pub fn primary_addresses(&self) -> Vec<IpAddr> {
+        let v4 = self.addresses.iter().find(|a| a.is_ipv4());
+        let v6 = self.addresses.iter().find(|a| a.is_ipv6());
+        v4.into_iter().chain(v6).copied().collect()
+    }
+
+    /// `topology.kubernetes.io/zone` (B9).
+    pub fn zone(&self) -> Option<&str> {
+        self.labels.get("topology.kubernetes.io/zone").map(String::as_str)
+    }
 }

@@ -1,0 +1,93 @@
+//! Who owns a frontend that several Services ask for (A13): the oldest Service, by creation time, then by name. Each
+//! change tells which others win or lose by it. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::desired::{FrontendAddr, Port, Refusal, Service, ServiceName};
+
+/// Orders Services by age. Without a creation time (manifests) the name decides.
+type Claimant = (Option<String>, ServiceName);
+
+/// Every Service's claims.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    claimants: BTreeMap<FrontendAddr, BTreeSet<Claimant>>,
+    claimed: BTreeMap<ServiceName, (Option<String>, BTreeSet<FrontendAddr>)>,
+}
+
+impl Claims {
+    /// Replaces what a Service asks for (with nothing, when it is gone). Returns the other Services that own more or
+    /// less than before: they have to be planned again.
+    pub fn update(&mut self, name: &ServiceName, created: Option<&str>, service: &Service) -> BTreeSet<ServiceName> {
+        let wanted: BTreeSet<FrontendAddr> = service.ports.iter().flat_map(|p| p.frontends.keys()).copied().collect();
+        let created = created.map(str::to_owned);
+        let (was_created, had) = self.claimed.remove(name).unwrap_or_default();
+        let mut affected = BTreeSet::new();
+        for addr in had.union(&wanted).filter(|a| created != was_created || had.contains(a) != wanted.contains(a)) {
+            let owner = self.owner(addr).cloned();
+            self.withdraw(addr, &(was_created.clone(), name.clone()));
+            if wanted.contains(addr) {
+                self.claimants.entry(*addr).or_default().insert((created.clone(), name.clone()));
+            }
+            let now = self.owner(addr).cloned();
+            if now != owner {
+                affected.extend([owner, now].into_iter().flatten());
+            }
+        }
+        if !wanted.is_empty() {
+            self.claimed.insert(name.clone(), (created, wanted));
+        }
+        affected.remove(name);
+        affected
+    }
+
+    /// The Service that a frontend belongs to.
+    pub fn owner(&self, addr: &FrontendAddr) -> Option<&ServiceName> {
+        self.claimants.get(addr)?.first().map(|(_, name)| name)
+    }
+
+    /// Leaves a Service the frontends that it owns; the others are refused by the name of their owner.
+    pub fn award(&self, name: &ServiceName, mut service: Service) -> (Service, Vec<Refusal>) {
+        let mut refusals = BTreeSet::new();
+        for port in &mut service.ports {
+            let before = port.frontends.len();
+            port.frontends.retain(|addr, _| match self.owner(addr) {
+                Some(owner) if owner != name => {
+                    refusals.insert(refusal(name, addr, owner));
+                    false
+                }
+                Some(_) | None => true,
+            });
+            if port.frontends.len() != before {
+                drop_unused_runs(port);
+            }
+        }
+        (service, refusals.into_iter().collect())
+    }
+
+    fn withdraw(&mut self, addr: &FrontendAddr, claimant: &Claimant) {
+        if let Some(claimants) = self.claimants.get_mut(addr) {
+            claimants.remove(claimant);
+            if claimants.is_empty() {
+                self.claimants.remove(addr);
+            }
+        }
+    }
+}
+
+fn refusal(name: &ServiceName, FrontendAddr { ip, port, protocol, .. }: &FrontendAddr, owner: &ServiceName) -> Refusal {
+    let why = format!("{ip} port {port}/{protocol} belongs to the older Service {owner}; give one of them another address or port");
+    Refusal { object: format!("Service {name}"), why }
+}
+
+fn drop_unused_runs(port: &mut Port) {
+    let used: BTreeSet<usize> = port.frontends.values().map(|f| f.run).collect();
+    for frontend in port.frontends.values_mut() {
+        frontend.run = used.range(..frontend.run).count();
+    }
+    let mut index = 0..;
+    port.runs.retain(|_| index.next().is_some_and(|i| used.contains(&i)));
+}
+
+#[cfg(test)]
+mod tests;

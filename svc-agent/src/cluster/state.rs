@@ -1,0 +1,161 @@
+//! The Cluster as a state that events change. What an event made dirty is what has to be compiled again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Node, Service, Slice, SliceName};
+use crate::desired::ServiceName;
+
+/// What happened to the objects of one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change<K, V> {
+    /// The object is there, and looks like this.
+    Applied(K, V),
+    /// The object is gone, or is nobody's business any more.
+    Deleted(K),
+    /// These are all there are, after a list: what is not among them is gone. From the first one on the kind is synced.
+    All(BTreeMap<K, V>),
+}
+
+/// What a source says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Service(Change<ServiceName, Service>),
+    Slice(Change<SliceName, Slice>),
+    /// By name; others than this node's own are ignored.
+    Node(Change<String, Node>),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Synced {
+    services: bool,
+    slices: bool,
+    nodes: bool,
+}
+
+impl Synced {
+    fn all(&self) -> bool {
+        self.services && self.slices && self.nodes
+    }
+}
+
+/// All that the sources have said so far.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    node_name: String,
+    services: BTreeMap<ServiceName, Service>,
+    slices: BTreeMap<SliceName, Slice>,
+    slices_of: BTreeMap<ServiceName, BTreeSet<SliceName>>,
+    node: Option<Node>,
+    synced: Synced,
+}
+
+impl Cluster {
+    /// Empty, seen from the node of this name.
+    pub fn new(node_name: impl Into<String>) -> Self {
+        Self { node_name: node_name.into(), ..Self::default() }
+    }
+
+    pub fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
+    /// This node's own object.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceName, &Service)> {
+        self.services.iter()
+    }
+
+    /// The slices of a Service, in the order of their names.
+    pub fn slices_of(&self, name: &ServiceName) -> impl Iterator<Item = &Slice> {
+        self.slices_of.get(name).into_iter().flatten().filter_map(|slice| self.slices.get(slice))
+    }
+
+    /// Whether every kind was listed once. Before, nothing may be written (A11).
+    pub fn synced(&self) -> bool {
+        self.synced.all()
+    }
+
+    /// Takes in an event; returns the Services to compile again. Until the first full sync that is none, and with it all (A11).
+    pub fn apply(&mut self, event: Event) -> Vec<ServiceName> {
+        let before = self.synced();
+        let dirty = match event {
+            Event::Service(change) => self.apply_service(change),
+            Event::Slice(change) => self.apply_slice(change),
+            Event::Node(change) => self.apply_node(change),
+        };
+        match (before, self.synced()) {
+            (true, _) => dirty.into_iter().collect(),
+            (false, true) => self.services.keys().cloned().collect(),
+            (false, false) => Vec::new(),
+        }
+    }
+
+    fn apply_service(&mut self, change: Change<ServiceName, Service>) -> BTreeSet<ServiceName> {
+        self.synced.services |= matches!(change, Change::All(_));
+        changed(&mut self.services, change).into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn apply_slice(&mut self, change: Change<SliceName, Slice>) -> BTreeSet<ServiceName> {
+        self.synced.slices |= matches!(change, Change::All(_));
+        let mut dirty = BTreeSet::new();
+        for (name, old) in changed(&mut self.slices, change) {
+            if let Some(old) = old {
+                if let Some(names) = self.slices_of.get_mut(&old.service) {
+                    names.remove(&name);
+                    if names.is_empty() {
+                        self.slices_of.remove(&old.service);
+                    }
+                }
+                dirty.insert(old.service);
+            }
+            if let Some(new) = self.slices.get(&name) {
+                self.slices_of.entry(new.service.clone()).or_default().insert(name);
+                dirty.insert(new.service.clone());
+            }
+        }
+        dirty.retain(|service| self.services.contains_key(service));
+        dirty
+    }
+
+    fn apply_node(&mut self, change: Change<String, Node>) -> BTreeSet<ServiceName> {
+        let node = match change {
+            Change::Applied(name, node) if name == self.node_name => Some(node),
+            Change::Deleted(name) if name == self.node_name => None,
+            Change::Applied(..) | Change::Deleted(_) => return BTreeSet::new(),
+            Change::All(mut nodes) => {
+                self.synced.nodes = true;
+                nodes.remove(&self.node_name)
+            }
+        };
+        if self.node == node {
+            return BTreeSet::new();
+        }
+        self.node = node;
+        self.services.keys().cloned().collect()
+    }
+}
+
+/// Applies a change to a kind; returns the keys whose value is another than before, with what it was.
+fn changed<K: Ord + Clone, V: PartialEq>(kind: &mut BTreeMap<K, V>, change: Change<K, V>) -> Vec<(K, Option<V>)> {
+    match change {
+        Change::Applied(key, value) if kind.get(&key) == Some(&value) => Vec::new(),
+        Change::Applied(key, value) => {
+            let old = kind.insert(key.clone(), value);
+            vec![(key, old)]
+        }
+        Change::Deleted(key) => kind.remove(&key).map(|old| (key, Some(old))).into_iter().collect(),
+        Change::All(all) => {
+            let gone: Vec<K> = kind.keys().filter(|key| !all.contains_key(key)).cloned().collect();
+            let gone = gone.into_iter().map(Change::Deleted);
+            let there = all.into_iter().map(|(key, value)| Change::Applied(key, value));
+            gone.chain(there).collect::<Vec<_>>().into_iter().flat_map(|one| changed(kind, one)).collect()
+        }
+    }
+}

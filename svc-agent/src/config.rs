@@ -1,0 +1,275 @@
+//! Every verb and setting, its default and its reason. Nothing else reads argv, the environment or `--config`.
+
+mod cidr;
+mod file;
+mod glob;
+#[cfg(test)]
+mod tests;
+
+pub use cidr::Cidr;
+pub use glob::Glob;
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// Where the pins are when nothing else is said.
+pub const DEFAULT_BPF_ROOT: &str = "/sys/fs/bpf/svcplane";
+
+/// Kubernetes Services by eBPF and XDP, in the place of kube-proxy.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "svc-agent", version, args_override_self = true, after_help = "\
+Examples:
+  svc-agent check                        can this node run it?
+  svc-agent run --manifests examples     serve the Services of a folder
+  svc-agent get services                 what is being served
+  svc-agent cleanup                      leave nothing behind")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Watch Services and keep the node's maps and programs true.
+    Run(Box<Run>),
+    /// Read what the maps say. Needs no running agent.
+    Get(Get),
+    /// Test whether this node can run the agent and say what to do where it cannot.
+    Check(Check),
+    /// Remove every program, map and pin of the agent.
+    Cleanup(Cleanup),
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svc-agent run                                      in a pod, with its service account
+  svc-agent run --kubeconfig ~/.kube/config --hostname-override node1
+  svc-agent run --manifests examples --node-ip 172.18.0.11 --devices 'eth*'
+  svc-agent run --config /etc/svcplane.yaml -v 1
+
+Without --kubeconfig and --manifests the in-cluster service account is used.
+On SIGTERM the agent exits and its dataplane stays; `svc-agent cleanup` removes it.")]
+pub struct Run {
+    /// Kubeconfig of the API server to watch.
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Folder of YAML or JSON files with Services, EndpointSlices, Nodes and Pods, watched in the place of an API server.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Name of this node [default: the host's name].
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub hostname_override: Option<String>,
+    /// Address of this node; give it once per family [default: from the Node object, else of the default route's device].
+    #[arg(long, value_name = "IP", action = ArgAction::Append)]
+    pub node_ip: Vec<IpAddr>,
+    /// Outside devices [default: every device with a default route or a node address].
+    #[arg(long, value_name = "GLOB,…", value_delimiter = ',')]
+    pub devices: Vec<Glob>,
+    /// Host-side devices of pods [default: every veth or netkit device whose peer is in another network namespace].
+    #[arg(long, value_name = "GLOB,…", value_delimiter = ',')]
+    pub pod_devices: Vec<Glob>,
+    /// XDP on the outside devices; auto: native where the driver is a real NIC's, else none.
+    #[arg(long, value_enum, default_value_t = Xdp::Auto)]
+    pub xdp: Xdp,
+    /// Which sockets are connected to their backend directly.
+    #[arg(long, value_enum, default_value_t = SocketLb::Tcp)]
+    pub socket_lb: SocketLb,
+    /// Cgroup whose processes' sockets are served [default: where cgroup2 is mounted].
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_root: Option<PathBuf>,
+    /// Folder on a bpffs for the pinned maps and links.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_BPF_ROOT)]
+    pub bpf_root: PathBuf,
+    /// How packets reach pods: by the kernel's routing. `auto` chooses the same today.
+    #[arg(long, value_enum, default_value_t = HostRouting::Auto)]
+    pub host_routing: HostRouting,
+    /// Direct server return: off is all there is today.
+    #[arg(long, value_enum, default_value_t = Dsr::Off)]
+    pub dsr: Dsr,
+    /// Node addresses that NodePorts are served on: `primary`, or those in the ranges (a family without a range: all of it).
+    #[arg(long, value_name = "CIDR,…|primary", default_value = "primary")]
+    pub nodeport_addresses: NodePortAddresses,
+    /// Address ranges of the cluster's pods.
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
+    pub cluster_cidr: Vec<Cidr>,
+    /// Answer ClusterIPs from outside of the cluster too.
+    #[arg(long)]
+    pub external_cluster_ip: bool,
+    /// Where /healthz and /livez are served; empty: nowhere.
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:10256")]
+    pub healthz_bind_address: Bind,
+    /// Where /metrics is served; empty: nowhere.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10249")]
+    pub metrics_bind_address: Bind,
+    /// YAML file of settings named like these flags; the command line wins.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// 0: what an operator should know; 1: every change; 2: everything.
+    #[arg(short = 'v', long, value_name = "LEVEL", default_value_t = 0)]
+    pub verbosity: u8,
+    /// Remove the dataplane at exit.
+    #[arg(long)]
+    pub unload_on_exit: bool,
+}
+
+impl Run {
+    /// What endpoints call this node: the flag or NODE_NAME, else the host's name, in lower case as kubelet writes it.
+    pub fn node_name(&self) -> Result<String, std::io::Error> {
+        let name = match &self.hostname_override {
+            Some(name) => name.clone(),
+            None => std::fs::read_to_string("/proc/sys/kernel/hostname")?,
+        };
+        Ok(name.trim().to_lowercase())
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svc-agent get services                  every frontend of every Service
+  svc-agent get services web-app -o yaml
+  svc-agent get backends -n kube-system   where its Services send to
+  svc-agent get flows -o wide             who talks to whom, through what")]
+pub struct Get {
+    /// What to show.
+    #[arg(value_enum)]
+    pub what: What,
+    /// Only of the Service of this name.
+    pub name: Option<String>,
+    /// Only of this namespace.
+    #[arg(short = 'n', long, value_name = "NS")]
+    pub namespace: Option<String>,
+    #[arg(short = 'o', long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Folder of the pinned maps.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_BPF_ROOT)]
+    pub bpf_root: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svc-agent check
+  svc-agent check --devices 'eth*' --bpf-root /sys/fs/bpf/svcplane
+
+Exits 0 when the node can run the agent, 1 when not.")]
+pub struct Check {
+    /// Outside devices, as for `run`.
+    #[arg(long, value_name = "GLOB,…", value_delimiter = ',')]
+    pub devices: Vec<Glob>,
+    /// Cgroup, as for `run`.
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_root: Option<PathBuf>,
+    /// Folder of the pinned maps and links, as for `run`.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_BPF_ROOT)]
+    pub bpf_root: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svc-agent cleanup
+  svc-agent cleanup --bpf-root /sys/fs/bpf/other
+
+Stop the agent first. Connections through Services break; those to pods do not.")]
+pub struct Cleanup {
+    /// Folder of the pinned maps and links.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_BPF_ROOT)]
+    pub bpf_root: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum What {
+    Services,
+    Backends,
+    Flows,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Wide,
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Xdp {
+    Auto,
+    Native,
+    Generic,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SocketLb {
+    /// TCP of every process; UDP is served packet by packet.
+    Tcp,
+    /// TCP and UDP of every process.
+    All,
+    /// TCP and UDP, but only of processes in the node's own network namespace.
+    HostOnly,
+    /// None: everything is served packet by packet.
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HostRouting {
+    Auto,
+    Kernel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dsr {
+    Off,
+}
+
+/// `--nodeport-addresses`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// The node's first address of each family.
+    Primary,
+    In(Vec<Cidr>),
+}
+
+impl FromStr for NodePortAddresses {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "primary" => Ok(Self::Primary),
+            _ => s.split(',').map(|range| range.trim().parse()).collect::<Result<_, _>>().map(Self::In),
+        }
+    }
+}
+
+/// An address to listen on, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bind(pub Option<SocketAddr>);
+
+impl FromStr for Bind {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "" => Ok(Self(None)),
+            _ => s.parse().map(|addr| Self(Some(addr))).map_err(|_| format!("{s:?} is not IP:PORT, such as 0.0.0.0:10256")),
+        }
+    }
+}
+
+/// Reads the command line and, for `run`, the file it names.
+pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    let cli = Cli::try_parse_from(&argv)?;
+    let file = match &cli.verb {
+        Verb::Run(run) => run.config.clone(),
+        Verb::Get(_) | Verb::Check(_) | Verb::Cleanup(_) => None,
+    };
+    file.map_or(Ok(cli), |path| file::parse_with(argv, &path))
+}

@@ -1,0 +1,76 @@
+//! `--config FILE`: its settings become flags behind those of the command line, so that one parser checks both.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
+use serde_json::Value;
+
+use super::Cli;
+
+/// Parses a command line of `run` again, with the file's settings for the flags that it does not have.
+pub(super) fn parse_with(mut argv: Vec<OsString>, path: &Path) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    command.build();
+    let wrong = |what: String| Cli::command().error(ErrorKind::ValueValidation, format!("{}: {what}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
+    let settings: Option<BTreeMap<String, Value>> =
+        serde_saphyr::from_str(&text).map_err(|e| wrong(format!("is not YAML settings: {}", e.without_snippet())))?;
+    let matches = command.try_get_matches_from_mut(&argv)?;
+    for (name, value) in settings.unwrap_or_default() {
+        argv.extend(flags(&command, &matches, &name, &value).map_err(&wrong)?);
+    }
+    let matches = Cli::command().try_get_matches_from(argv).map_err(|e| match e.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => e,
+        kind => Cli::command().error(kind, format!("{} or the command line: {}", path.display(), first_line(&e))),
+    })?;
+    Cli::from_arg_matches(&matches)
+}
+
+/// One setting as flags; none, when the command line has it.
+fn flags(command: &Command, matches: &ArgMatches, name: &str, value: &Value) -> Result<Vec<OsString>, String> {
+    let run = command.find_subcommand("run").expect("run is a verb");
+    let arg = run.get_arguments().find(|arg| arg.get_long() == Some(name) && !["help", "config"].contains(&name));
+    let arg = arg.ok_or_else(|| format!("{name} is no setting; see svc-agent run --help"))?;
+    let given = matches.subcommand_matches("run").and_then(|run| run.value_source(arg.get_id().as_str()));
+    if given == Some(ValueSource::CommandLine) {
+        return Ok(Vec::new());
+    }
+    let flags = match value {
+        Value::Null => Vec::new(),
+        Value::Bool(on) if is_switch(arg) => on.then(|| format!("--{name}")).into_iter().collect(),
+        _ if is_switch(arg) => return Err(format!("{name} is true or false, not {value}")),
+        Value::Array(list) if matches!(arg.get_action(), ArgAction::Append) && arg.get_value_delimiter().is_none() => {
+            list.iter().map(|v| Ok(format!("--{name}={}", text(name, v)?))).collect::<Result<_, String>>()?
+        }
+        Value::Array(list) => {
+            let list: Vec<String> = list.iter().map(|v| text(name, v)).collect::<Result<_, _>>()?;
+            vec![format!("--{name}={}", list.join(","))]
+        }
+        value => vec![format!("--{name}={}", text(name, value)?)],
+    };
+    Ok(flags.into_iter().map(OsString::from).collect())
+}
+
+fn is_switch(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::SetTrue)
+}
+
+fn text(name: &str, value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(s) => Ok(s.clone()),
+        Value::Number(n) => Ok(n.to_string()),
+        // YAML 1.1 readers take a bare `off` for a boolean.
+        Value::Bool(false) => Ok("off".into()),
+        Value::Bool(true) | Value::Null | Value::Array(_) | Value::Object(_) => Err(format!("{name} cannot be {value}")),
+    }
+}
+
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.trim_start_matches("error: ").to_owned()
+}
