@@ -39,23 +39,31 @@ impl Port {
 
 /// An address of one family.
 pub trait Addr: Pod + Eq + Ord + Hash + Debug {
-    /// Its words in network order.
-    fn words(&self) -> &[u16];
+    /// Number of words.
+    const WORDS: usize;
+    /// Word `i` in network order, read from memory when asked: left to itself, LLVM makes 128-bit vectors of addresses,
+    /// which the BPF backend takes apart again all over its 512 bytes of stack.
+    ///
+    /// # Panics
+    /// Past the last word.
+    fn word(&self, i: usize) -> u16;
     /// All zeroes: "no address".
     const UNSPECIFIED: Self;
 }
 
 impl<const N: usize> Addr for Ip<N> {
+    const WORDS: usize = N;
+
     #[inline(always)]
-    fn words(&self) -> &[u16] {
-        &self.0
+    fn word(&self, i: usize) -> u16 {
+        // SAFETY: a reference to a word is valid for reads.
+        unsafe { (&raw const self.0[i]).read_volatile() }
     }
     const UNSPECIFIED: Self = Self([0; N]);
 }
 
 /// An IP version.
 pub trait Family: Copy + Ord + Hash + Debug + crate::wire::IpHeader + 'static {
-    type Addr: Addr;
     /// 4 or 6.
     const VERSION: u8;
 
@@ -69,7 +77,6 @@ pub struct V4;
 pub struct V6;
 
 impl Family for V4 {
-    type Addr = Ip<2>;
     const VERSION: u8 = 4;
 
     fn addr_from_std(addr: IpAddr) -> Option<Ip<2>> {
@@ -84,7 +91,6 @@ impl Family for V4 {
 }
 
 impl Family for V6 {
-    type Addr = Ip<8>;
     const VERSION: u8 = 6;
 
     fn addr_from_std(addr: IpAddr) -> Option<Ip<8>> {

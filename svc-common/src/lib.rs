@@ -1,11 +1,26 @@
-//! The packet line of svcplane.
+//! The packet line of svcplane, pure and `no_std`: all that can be wrong about a packet, testable on the host.
 //!
 //! ```text
 //! packet | connect() ─parse→ Request ─frontend→ Flow ─steer→ Rewrite ─apply→ forward
 //! ```
+//!
+//! Modules in the order of the line: [`family`] and [`wire`] say what differs between IPv4 and IPv6, [`mod@packet`] holds
+//! bytes, [`parse`] reads a [`parse::Segment`], [`table`] is what the maps hold, [`select`] picks a backend, [`flow`]
+//! remembers it, [`steer`] decides, [`rewrite`] and [`refuse`] change bytes, [`socket`] is the same decision for
+//! `connect()`. [`reason`] names every way not to go through.
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod checksum;
 pub mod family;
+pub mod flow;
+pub mod packet;
+pub mod parse;
 pub mod reason;
+pub mod refuse;
+pub mod rewrite;
+pub mod select;
+pub mod socket;
+pub mod steer;
 pub mod table;
 pub mod wire;

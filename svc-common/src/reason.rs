@@ -71,6 +71,24 @@ impl Reason {
     }
 }
 
+/// Why a packet is not sent on by us. One byte, so that it crosses a BPF call in a register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Aside {
+    /// None of our business: on as it is.
+    NotOurs,
+    /// Ours, but it cannot go on.
+    Because(Reason),
+}
+
+impl From<Reason> for Aside {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Aside::Because(reason)
+    }
+}
+
+const _: () = assert!(size_of::<Result<(), Aside>>() == 1);
+
 #[cfg(test)]
 mod tests {
     use super::Reason;

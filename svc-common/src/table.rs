@@ -7,6 +7,31 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::family::{Family, Port, V4, V6};
 
+/// What the packet line asks of the maps and of the world. The kernel side answers from BPF maps and helpers, tests
+/// from ordinary memory.
+pub trait Tables<F: Family> {
+    /// Bits of [`address_flags`]; 0 when the address is not in the table.
+    fn address(&self, addr: &F::Addr) -> u32;
+    fn frontend(&self, key: &FrontendKey<F>) -> Option<Frontend>;
+    fn slot(&self, index: u32) -> Option<Backend<F>>;
+    /// Runs `f` on the entry in place.
+    fn flow<R>(&self, key: &FlowKey<F>, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R>;
+    /// Writes an entry. With `only_new`, false when there is one already.
+    fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>, only_new: bool) -> bool;
+    /// Lends room for a record under construction: with it, the packet line would not fit the 512 bytes of BPF stack.
+    fn scratch<R>(&self, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R>;
+    fn fragment(&self, key: &FragmentKey<F>) -> Option<Ports>;
+    fn remember_fragment(&self, key: &FragmentKey<F>, ports: Ports);
+    fn config(&self) -> Option<NodeConfig>;
+    /// The address that a packet of this node's leaves with on its way to `dst`; None when there is no route.
+    fn source_towards(&self, dst: &F::Addr) -> Option<F::Addr>;
+    /// The node's primary address.
+    fn node_address(&self) -> Option<F::Addr>;
+    /// Seconds of the monotonic clock.
+    fn now(&self) -> u32;
+    fn random(&self) -> u32;
+}
+
 /// IP protocol numbers that a Service port can have.
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;

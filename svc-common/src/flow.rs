@@ -1,0 +1,192 @@
+//! The flow record: made once, kept in two halves, followed by every later packet.
+//!
+//! Both halves hold the whole record. A packet of either direction refreshes its own half about once a second and
+//! puts the other one back if the LRU has dropped it, so the two halves of a live flow live and die together.
+
+use crate::family::Family;
+use crate::parse::Segment;
+use crate::reason::Reason;
+use crate::rewrite::Rewrite;
+use crate::steer::{Decision, Route};
+use crate::table::{Flow, FlowKey, TCP, Tables, flow_flags, flow_state};
+use crate::wire::tcp;
+
+/// A flow of a protocol without states that was silent for so long is gone: the kernel's
+/// nf_conntrack_udp_timeout_stream.
+pub const UDP_IDLE_SECONDS: u32 = 120;
+/// How many SNAT ports are tried before the packet is dropped.
+const PORT_TRIES: u32 = 8;
+
+impl<F: Family> Flow<F> {
+    /// The key of the half that packets from the client have.
+    #[inline(always)]
+    pub fn forward_key(&self, proto: u16) -> FlowKey<F> {
+        FlowKey {
+            src: self.client,
+            dst: self.frontend,
+            sport: self.client_port,
+            dport: self.frontend_port,
+            proto,
+            _pad: 0,
+        }
+    }
+
+    /// The key of the half that packets from the backend have.
+    #[inline(always)]
+    pub fn reply_key(&self, proto: u16) -> FlowKey<F> {
+        FlowKey { src: self.backend, dst: self.nat, sport: self.backend_port, dport: self.nat_port, proto, _pad: 0 }
+    }
+
+    #[inline(always)]
+    pub fn is_reply(&self) -> bool {
+        self.flags & flow_flags::REPLY != 0
+    }
+
+    /// What packets of this half become.
+    #[inline(always)]
+    fn rewrite(&self) -> Rewrite<F> {
+        if self.is_reply() {
+            Rewrite { src: self.frontend, dst: self.client, sport: self.frontend_port, dport: self.client_port }
+        } else {
+            Rewrite { src: self.nat, dst: self.backend, sport: self.nat_port, dport: self.backend_port }
+        }
+    }
+
+    /// What is to be done with packets of this half.
+    #[inline(always)]
+    pub fn decide(&self, decision: &mut Decision<F>) {
+        decision.to = self.rewrite();
+        decision.route = self.route();
+        decision.reply = self.is_reply();
+    }
+
+    /// Notes a packet of this half.
+    #[inline(always)]
+    fn refresh(&mut self, segment: &Segment<F>, now: u32) -> Step {
+        if !self.is_reply() && self.is_over(segment.key.proto, now) && segment.opens() {
+            return Step::Renew;
+        }
+        let mut step = Step::Follow;
+        if segment.tcp_flags & (tcp::FIN | tcp::RST) != 0 && self.state & flow_state::CLOSING == 0 {
+            self.state |= flow_state::CLOSING;
+            step = Step::Mirror;
+        }
+        if self.seen != now {
+            self.seen = now;
+            step = Step::Mirror;
+        }
+        step
+    }
+
+    /// Which way packets of this half go on.
+    #[inline(always)]
+    fn route(&self) -> Route {
+        if self.flags & flow_flags::LOOP != 0 {
+            Route::Inject
+        } else if self.flags & flow_flags::NODE_CLIENT != 0 {
+            if self.is_reply() { Route::Stack } else { Route::Forward }
+        } else if self.nat != self.client {
+            Route::Forward
+        } else {
+            Route::Stack
+        }
+    }
+
+    /// Whether its ports may be taken over by a new flow.
+    #[inline(always)]
+    fn is_over(&self, proto: u16, now: u32) -> bool {
+        self.state & flow_state::CLOSING != 0 || (proto != TCP as u16 && now - self.seen > UDP_IDLE_SECONDS)
+    }
+}
+
+/// What a packet of a known flow leads to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// It starts a new flow.
+    Renew,
+    Follow,
+    /// The other half may be missing, or must learn the new state.
+    Mirror,
+}
+
+/// Decides for a packet of a known flow. False: no such flow, or this packet starts a new one.
+#[inline(never)]
+pub fn follow<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>, decision: &mut Decision<F>) -> bool {
+    let step = tables.flow(&segment.key, |flow| {
+        flow.decide(decision);
+        if segment.is_error() { Step::Follow } else { flow.refresh(segment, tables.now()) }
+    });
+    match step {
+        None | Some(Step::Renew) => return false,
+        Some(Step::Follow) => (),
+        Some(Step::Mirror) => mirror(segment, tables),
+    }
+    true
+}
+
+/// Brings the other half up to date, or back.
+#[inline(never)]
+fn mirror<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) {
+    let proto = segment.key.proto;
+    tables.scratch(|flow| {
+        if tables.flow(&segment.key, |half| *flow = *half).is_none() {
+            return;
+        }
+        let other = if flow.is_reply() { flow.forward_key(proto) } else { flow.reply_key(proto) };
+        let known = tables.flow(&other, |half| half.state |= flow.state).is_some();
+        if !known {
+            flow.flags ^= flow_flags::REPLY;
+            tables.insert_flow(&other, flow, true);
+        }
+    });
+}
+
+/// Writes both halves of a new flow. `flow.nat` is set; `flow.nat_port` is found here: the client's own port first,
+/// where that cannot collide, then ports of the node's SNAT range.
+#[inline(always)]
+pub fn open<F: Family>(flow: &mut Flow<F>, proto: u16, tables: &impl Tables<F>) -> Result<(), Reason> {
+    let config = tables.config().ok_or(Reason::SnatPortsExhausted)?;
+    let range = config.snat_max.wrapping_sub(config.snat_min) as u32 + 1;
+    let client_port = flow.client_port.get();
+    let own_address = flow.nat == flow.client;
+    let own_port_is_free = own_address
+        || flow.flags & flow_flags::LOOP != 0
+        || (client_port >= config.snat_min && client_port <= config.snat_max);
+
+    flow.flags |= flow_flags::REPLY;
+    flow.nat_port = flow.client_port;
+    let mut placed = own_port_is_free && place(flow, proto, tables);
+    if !placed {
+        let start = tables.random();
+        let mut i = 0;
+        while i < PORT_TRIES && !placed {
+            let offset = start.wrapping_add(i.wrapping_mul(7919)) % range;
+            flow.nat_port = crate::family::Port::new(config.snat_min.wrapping_add(offset as u16));
+            placed = place(flow, proto, tables);
+            i += 1;
+        }
+    }
+    if !placed {
+        return Err(Reason::SnatPortsExhausted);
+    }
+    flow.flags &= !flow_flags::REPLY;
+    tables.insert_flow(&flow.forward_key(proto), flow, false);
+    Ok(())
+}
+
+/// Takes the reply half's key, if it is free or its owner is over or is this very flow.
+#[inline(never)]
+fn place<F: Family>(flow: &Flow<F>, proto: u16, tables: &impl Tables<F>) -> bool {
+    let key = flow.reply_key(proto);
+    if tables.insert_flow(&key, flow, true) {
+        return true;
+    }
+    let may_take = tables.flow(&key, |old| {
+        old.is_over(proto, flow.seen)
+            || (old.client == flow.client
+                && old.client_port == flow.client_port
+                && old.frontend == flow.frontend
+                && old.frontend_port == flow.frontend_port)
+    });
+    may_take.unwrap_or(true) && tables.insert_flow(&key, flow, false)
+}

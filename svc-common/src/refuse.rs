@@ -1,0 +1,132 @@
+//! The answer to a packet that cannot go on: a TCP reset (RFC 9293 §3.5.2) or an ICMP error (RFC 792, RFC 4443).
+//!
+//! Read first (`to`), then the caller cuts the packet to `LEN` behind its IP header, then `write` writes it.
+
+use crate::checksum::{fold, sum};
+use crate::family::Family;
+use crate::packet::Packet;
+use crate::parse::Segment;
+use crate::table::{FlowKey, TCP};
+use crate::wire::{ETH_LEN, Unreachable, icmp, tcp};
+
+/// How the transport checksum must be left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Checksum {
+    Complete,
+    /// The packet's checksum is still to be finished by the device (offload): the field holds the pseudo-header's sum.
+    Partial,
+}
+
+/// Exchanges source and destination of the Ethernet header.
+#[inline(always)]
+pub fn swap_ethernet(packet: &Packet) -> Option<()> {
+    let [d0, d1, d2, s0, s1, s2] = packet.get::<[u16; 6]>(0)?;
+    packet.set(0, [s0, s1, s2, d0, d1, d2])
+}
+
+/// Ethernet and IP header of an answer to `key`.
+#[inline(always)]
+fn write_headers<F: Family>(packet: &Packet, l3: usize, key: &FlowKey<F>, proto: u8, len: u16) -> Option<()> {
+    if l3 == ETH_LEN {
+        swap_ethernet(packet)?;
+    }
+    F::write(packet, l3, proto, len, key.dst, key.src)
+}
+
+/// A TCP reset from the segment's destination to its source. Numbers are big endian words, as on the wire.
+#[derive(Clone, Copy)]
+pub struct Reset {
+    seq: [u16; 2],
+    ack: [u16; 2],
+    flags: u8,
+}
+
+impl Reset {
+    /// Bytes behind the IP header.
+    pub const LEN: usize = tcp::LEN;
+
+    /// None: a reset must not be answered, and a later fragment has no numbers to answer with.
+    #[inline(always)]
+    pub fn to<F: Family>(packet: &Packet, l3: usize, segment: &Segment<F>) -> Option<Self> {
+        if segment.tcp_flags & tcp::RST != 0 || !segment.has_ports() {
+            return None;
+        }
+        let [seq_high, seq_low, ack_high, ack_low] = packet.get::<[u16; 4]>(segment.l4() + tcp::SEQ)?;
+        // RFC 9293 §3.5.2: with ACK, the reset's sequence number is that ACK; without, zero, and it acknowledges
+        // all that the segment occupied.
+        if segment.tcp_flags & tcp::ACK != 0 {
+            return Some(Self { seq: [ack_high, ack_low], ack: [0; 2], flags: tcp::RST });
+        }
+        let offset: u8 = packet.get(segment.l4() + tcp::OFFSET)?;
+        let headers = (segment.l4() - l3) as u16 + (offset >> 4) as u16 * 4;
+        let data = F::total_len(packet, l3)?.saturating_sub(headers) as u32;
+        let control = (segment.tcp_flags & tcp::SYN != 0) as u32 + (segment.tcp_flags & tcp::FIN != 0) as u32;
+        let seq = (u16::from_be(seq_high) as u32) << 16 | u16::from_be(seq_low) as u32;
+        let ack = seq.wrapping_add(data).wrapping_add(control);
+        Some(Self {
+            seq: [0; 2],
+            ack: [((ack >> 16) as u16).to_be(), (ack as u16).to_be()],
+            flags: tcp::RST | tcp::ACK,
+        })
+    }
+
+    /// Writes the frame over the one that was refused.
+    #[inline(always)]
+    pub fn write<F: Family>(&self, packet: &Packet, l3: usize, key: &FlowKey<F>, checksum: Checksum) -> Option<()> {
+        let len = Self::LEN as u16;
+        write_headers(packet, l3, key, TCP, len)?;
+        let pseudo = F::pseudo(&key.dst, &key.src, TCP, len);
+        let offset_flags = u16::from_ne_bytes([(tcp::LEN as u8 / 4) << 4, self.flags]);
+        let ([s0, s1], [a0, a1]) = (self.seq, self.ack);
+        // Window, checksum and urgent pointer are zero so far.
+        let mut header = [key.dport.0, key.sport.0, s0, s1, a0, a1, offset_flags, 0, 0, 0];
+        header[tcp::CHECKSUM / 2] = match checksum {
+            Checksum::Complete => !fold(sum(pseudo, &header)),
+            Checksum::Partial => fold(pseudo),
+        };
+        packet.set(l3 + F::LEN, header)
+    }
+}
+
+/// An ICMP error from the segment's destination to its source, with the least that must be quoted: IP header and
+/// eight bytes.
+#[derive(Clone, Copy)]
+pub struct IcmpError<F: Family> {
+    quote: F::Quote,
+}
+
+impl<F: Family> IcmpError<F> {
+    /// Bytes behind the IP header.
+    pub const LEN: usize = icmp::LEN + size_of::<F::Quote>();
+
+    /// None: errors and later fragments must not be answered (RFC 1122 §3.2.2, RFC 4443 §2.4).
+    #[inline(always)]
+    pub fn to(packet: &Packet, l3: usize, segment: &Segment<F>) -> Option<Self> {
+        if segment.is_error() || !segment.has_ports() {
+            return None;
+        }
+        Some(Self { quote: packet.get(l3)? })
+    }
+
+    /// Writes the frame over the one that cannot go on. `mtu` in host order, 0 unless it is the trouble.
+    #[inline(always)]
+    pub fn write(
+        &self,
+        packet: &Packet,
+        l3: usize,
+        key: &FlowKey<F>,
+        what: Unreachable,
+        mtu: u16,
+    ) -> Option<()> {
+        let len = Self::LEN as u16;
+        write_headers(packet, l3, key, F::ICMP, len)?;
+        let (type_code, mtu) = (F::unreachable(what), mtu.to_be());
+        let mut covered = sum(type_code as u32 + mtu as u32, self.quote.as_ref());
+        if F::ICMP_PSEUDO {
+            covered += F::pseudo(&key.dst, &key.src, F::ICMP, len);
+        }
+        let l4 = l3 + F::LEN;
+        packet.set(l4, [type_code, !fold(covered), 0, mtu])?;
+        packet.set(l4 + icmp::LEN, self.quote)
+    }
+}

@@ -1,0 +1,139 @@
+//! [`Rewrite`] → bytes: new addresses and ports, with every checksum that covers them kept right.
+
+use crate::checksum::Delta;
+use crate::family::{Addr, Family, Port};
+use crate::packet::Packet;
+use crate::parse::Segment;
+use crate::reason::Reason;
+use crate::table::{TCP, UDP};
+use crate::wire::{self, icmp, tcp, udp};
+
+/// The addresses and ports that a packet of a flow shall have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rewrite<F: Family> {
+    pub src: F::Addr,
+    pub dst: F::Addr,
+    pub sport: Port,
+    pub dport: Port,
+}
+
+impl<F: Family> Rewrite<F> {
+    /// Room for one.
+    pub const EMPTY: Self =
+        Self { src: F::Addr::UNSPECIFIED, dst: F::Addr::UNSPECIFIED, sport: Port(0), dport: Port(0) };
+}
+
+/// A packet that can be changed. XDP writes bytes; tc must leave the transport checksum to the kernel, which alone
+/// knows whether it is still partial (offload).
+pub trait Edit {
+    /// The bytes as they are now; pointers from before `fix_transport` are no longer good.
+    fn packet(&self) -> Packet<'_>;
+    /// Corrects the transport checksum at `off` for changed addresses (pseudo-header) and changed ports.
+    fn fix_transport(&mut self, off: usize, addresses: Delta, ports: Delta, proto: u8) -> Option<()>;
+}
+
+/// Applies `to` to the packet that `segment` was read from.
+#[inline(always)]
+pub fn apply<F: Family>(
+    edit: &mut impl Edit,
+    l3: usize,
+    segment: &Segment<F>,
+    to: &Rewrite<F>,
+) -> Result<(), Reason> {
+    if segment.is_error() {
+        return apply_error(&edit.packet(), l3, segment, to).ok_or(Reason::IcmpUntranslatable);
+    }
+    apply_transport(edit, l3, segment, to).ok_or(Reason::RewriteFailed)
+}
+
+#[inline(never)]
+fn apply_transport<F: Family>(edit: &mut impl Edit, l3: usize, segment: &Segment<F>, to: &Rewrite<F>) -> Option<()> {
+    let from = &segment.key;
+    let addresses = Delta::default().words(&from.src, &to.src).words(&from.dst, &to.dst);
+    let proto = from.proto as u8;
+    if segment.has_ports() {
+        let ports = Delta::default().word(from.sport.0, to.sport.0).word(from.dport.0, to.dport.0);
+        match proto {
+            TCP => edit.fix_transport(segment.l4() + tcp::CHECKSUM, addresses, ports, TCP)?,
+            UDP => edit.fix_transport(segment.l4() + udp::CHECKSUM, addresses, ports, UDP)?,
+            _ => (),
+        }
+    }
+    let packet = edit.packet();
+    if segment.has_ports() {
+        packet.set(segment.l4(), [to.sport.0, to.dport.0])?;
+    }
+    packet.set(l3 + F::SRC, to.src)?;
+    packet.set(l3 + F::DST, to.dst)?;
+    F::fix_header(&packet, l3, addresses)
+}
+
+/// An ICMP error (RFC 5508 §4): the quoted packet goes the other way, so its source is what our `dst` was. The outer
+/// source stays when a router in between speaks.
+#[inline(never)]
+fn apply_error<F: Family>(packet: &Packet, l3: usize, segment: &Segment<F>, to: &Rewrite<F>) -> Option<()> {
+    let from = &segment.key;
+    let quoted = segment.quoted();
+    let payload = F::payload(packet, quoted)?;
+    let quoted_l4 = payload.l4;
+    let (outer_src, outer_dst) = (wire::src::<F>(packet, l3)?, wire::dst::<F>(packet, l3)?);
+    let new_outer_src = if outer_src == from.src { to.src } else { outer_src };
+
+    let addresses = Delta::default().words(&from.src, &to.src).words(&from.dst, &to.dst);
+    let ports = Delta::default().word(from.sport.0, to.sport.0).word(from.dport.0, to.dport.0);
+    // What the ICMP checksum covers changes by the quoted addresses and ports and by the two checksums beside them.
+    let mut covered = Delta(addresses.0 + ports.0);
+    covered = fix_quoted_transport(packet, quoted_l4, payload.proto, Delta(addresses.0 + ports.0), covered);
+    packet.set(quoted_l4, [to.dport.0, to.sport.0])?;
+    packet.set(quoted + F::SRC, to.dst)?;
+    packet.set(quoted + F::DST, to.src)?;
+    if F::VERSION == 4 {
+        // The quoted header's checksum changes by exactly what its addresses change: nothing left to cover.
+        F::fix_header(packet, quoted, addresses)?;
+        covered = Delta(covered.0 + !crate::checksum::fold(addresses.0) as u32);
+    }
+
+    let outer = Delta::default().words(&outer_src, &new_outer_src).words(&outer_dst, &to.dst);
+    packet.set(l3 + F::SRC, new_outer_src)?;
+    packet.set(l3 + F::DST, to.dst)?;
+    F::fix_header(packet, l3, outer)?;
+    let covered = if F::ICMP_PSEUDO { Delta(covered.0 + outer.0) } else { covered };
+    let field = packet.get(segment.l4() + icmp::CHECKSUM)?;
+    packet.set(segment.l4() + icmp::CHECKSUM, covered.apply(field))
+}
+
+/// Corrects the quoted transport checksum where the quote is long enough to hold it; returns `covered` with that
+/// change added.
+#[inline(always)]
+fn fix_quoted_transport(packet: &Packet, l4: usize, proto: u8, delta: Delta, covered: Delta) -> Delta {
+    let off = match proto {
+        TCP => l4 + tcp::CHECKSUM,
+        UDP => l4 + udp::CHECKSUM,
+        _ => return covered,
+    };
+    let Some(field) = packet.get::<u16>(off) else {
+        return covered;
+    };
+    let fixed = if proto == UDP { delta.apply_udp(field) } else { delta.apply(field) };
+    match packet.set(off, fixed) {
+        Some(()) => covered.word(field, fixed),
+        None => covered,
+    }
+}
+
+/// The editor of plain bytes with complete checksums: XDP, and the host.
+pub struct Bytes<'a>(pub Packet<'a>);
+
+impl Edit for Bytes<'_> {
+    #[inline(always)]
+    fn packet(&self) -> Packet<'_> {
+        self.0
+    }
+
+    #[inline(always)]
+    fn fix_transport(&mut self, off: usize, addresses: Delta, ports: Delta, proto: u8) -> Option<()> {
+        let delta = Delta(addresses.0 + ports.0);
+        let field = self.0.get(off)?;
+        self.0.set(off, if proto == UDP { delta.apply_udp(field) } else { delta.apply(field) })
+    }
+}

@@ -1,0 +1,188 @@
+//! Carries a verdict out: the one place where a decision or a [`Reason`] becomes an action on a packet.
+
+use core::marker::PhantomData;
+
+use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
+use aya_ebpf::programs::XdpContext;
+use svc_common::family::Family;
+use svc_common::parse::{Segment, remember_fragment};
+use svc_common::reason::{Aside, Reason};
+use svc_common::refuse::{IcmpError, Reset, swap_ethernet};
+use svc_common::rewrite::{Bytes, Rewrite, apply};
+use svc_common::steer::{self, Route, Work};
+use svc_common::table::{Scope, TCP};
+use svc_common::wire::{ETH_LEN, Unreachable, tcp};
+
+use crate::NEXT;
+use crate::hook::{Context, Skb, SkbEdit, frame, next_hop};
+use crate::maps::{Mapped, World, count, xdp_reaches, xdp_redirect};
+
+/// `TC_ACT_SHOT`.
+const SHOT: i32 = 2;
+
+/// Which way a packet was going when it met us.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    In,
+    Out,
+}
+
+// Each phase is a function of its own: inlined into one, they would need more than the 512 bytes of stack that BPF
+// gives to the deepest chain of calls.
+
+#[inline(never)]
+pub fn ingress<F: Mapped>(skb: &Skb, scope: Scope) -> i32 {
+    let mut work = Work::EMPTY;
+    let result = steer::ingress(scope, &skb.packet(), ETH_LEN, &World(skb), &mut work);
+    carry::<F>(skb, Way::In, &work, result)
+}
+
+#[inline(never)]
+pub fn egress<F: Mapped>(skb: &Skb, local: bool) -> i32 {
+    let mut work = Work::EMPTY;
+    let result = steer::egress(local, &skb.packet(), ETH_LEN, &World(skb), &mut work);
+    carry::<F>(skb, Way::Out, &work, result)
+}
+
+#[inline(always)]
+fn carry<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>, result: Result<(), Aside>) -> i32 {
+    match result {
+        Ok(()) => send(skb, way, work),
+        Err(Aside::NotOurs) => NEXT,
+        Err(Aside::Because(reason)) if reason.refuses() => {
+            count(reason);
+            refuse(skb, way, &work.segment)
+        }
+        Err(Aside::Because(reason)) => shoot(reason),
+    }
+}
+
+/// Drops a packet, counted.
+#[inline(always)]
+fn shoot(reason: Reason) -> i32 {
+    count(reason);
+    SHOT
+}
+
+#[inline(never)]
+fn send<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>) -> i32 {
+    let Work { segment, decision } = work;
+    remember_fragment(segment, &World(skb));
+    if decision.route == Route::Forward {
+        return forward(skb, way, segment, &decision.to);
+    }
+    if let Err(reason) = change(skb, segment, &decision.to) {
+        return shoot(reason);
+    }
+    if decision.route == Route::Stack {
+        return NEXT;
+    }
+    match swap_ethernet(&skb.packet()) {
+        Some(()) => skb.inject(skb.ifindex()),
+        None => shoot(Reason::RewriteFailed),
+    }
+}
+
+#[inline(always)]
+fn forward<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>, to: &Rewrite<F>) -> i32 {
+    let next = next_hop::<F>(skb, &to.src, &to.dst, 0);
+    if next.is_too_big() {
+        return report(skb, way, segment, Unreachable::TooBig, next.mtu);
+    }
+    let Some(ifindex) = next.ifindex_or_none() else {
+        return shoot(Reason::NoRoute);
+    };
+    if way == Way::In && F::decrement_ttl(&skb.packet(), ETH_LEN).is_none() {
+        return report(skb, way, segment, Unreachable::TimeExceeded, 0);
+    }
+    match change(skb, segment, to) {
+        Ok(()) => skb.forward(ifindex),
+        Err(reason) => shoot(reason),
+    }
+}
+
+#[inline(always)]
+fn change<F: Mapped>(skb: &Skb, segment: &Segment<F>, to: &Rewrite<F>) -> Result<(), Reason> {
+    apply(&mut SkbEdit::<F>(skb, PhantomData), ETH_LEN, segment, to)
+}
+
+/// Tells the sender that its packet was refused.
+#[inline(always)]
+fn refuse<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
+    if segment.key.proto == TCP as u16 {
+        reset(skb, way, segment)
+    } else {
+        report(skb, way, segment, Unreachable::Port, 0)
+    }
+}
+
+/// Turns the packet into a TCP reset. What must not be answered is dropped.
+#[inline(never)]
+fn reset<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
+    let Some(reset) = Reset::to(&skb.packet(), ETH_LEN, segment) else {
+        return SHOT;
+    };
+    let checksum = skb.checksum_state(segment.l4() + tcp::CHECKSUM);
+    let written = skb
+        .resize(ETH_LEN + F::LEN + Reset::LEN)
+        .and_then(|()| reset.write(&skb.packet(), ETH_LEN, &segment.key, checksum));
+    answer(skb, way, written)
+}
+
+/// Turns the packet into an ICMP error. What must not be answered is dropped.
+///
+/// A UDP packet whose checksum a device is to finish stays so marked: that device then adds to the error's unused word
+/// what keeps an ICMP checksum right. With ICMPv6 it does not, where a virtual NIC hands such packets in.
+#[inline(never)]
+fn report<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>, what: Unreachable, mtu: u16) -> i32 {
+    let Some(error) = IcmpError::to(&skb.packet(), ETH_LEN, segment) else {
+        return SHOT;
+    };
+    let written = skb
+        .resize(ETH_LEN + F::LEN + IcmpError::<F>::LEN)
+        .and_then(|()| error.write(&skb.packet(), ETH_LEN, &segment.key, what, mtu));
+    answer(skb, way, written)
+}
+
+/// Sends what was written back to where the packet came from.
+#[inline(always)]
+fn answer(skb: &Skb, way: Way, written: Option<()>) -> i32 {
+    match (written, way) {
+        (None, _) => shoot(Reason::RewriteFailed),
+        (Some(()), Way::In) => skb.send(skb.ifindex()),
+        (Some(()), Way::Out) => skb.inject(skb.ifindex()),
+    }
+}
+
+#[inline(never)]
+pub fn xdp<F: Mapped>(ctx: &XdpContext) -> u32 {
+    let mut work = Work::<F>::EMPTY;
+    let result = steer::ingress(Scope::External, &frame(ctx), ETH_LEN, &World(ctx), &mut work);
+    // Whatever is not simply forwarded, tc finishes: it sees the same tables and finds the flow made.
+    let Work { segment, decision } = &work;
+    if result.is_err() || decision.route != Route::Forward || segment.is_error() || !segment.has_ports() {
+        return XDP_PASS;
+    }
+    xdp_forward(ctx, segment, &decision.to).unwrap_or(XDP_PASS)
+}
+
+/// None: nothing was changed yet, the stack shall see the packet as it came.
+#[inline(always)]
+fn xdp_forward<F: Mapped>(ctx: &XdpContext, segment: &Segment<F>, to: &Rewrite<F>) -> Option<u32> {
+    let packet = frame(ctx);
+    let next = next_hop::<F>(ctx, &to.src, &to.dst, F::total_len(&packet, ETH_LEN)?);
+    let back = next.ifindex == ctx.ifindex();
+    if !next.is_complete() || !(back || xdp_reaches(next.ifindex)) {
+        return None;
+    }
+    F::decrement_ttl(&packet, ETH_LEN)?;
+    remember_fragment(segment, &World(ctx));
+    if apply(&mut Bytes(packet), ETH_LEN, segment, to).is_err()
+        || packet.set(0, next.dmac).is_none()
+        || packet.set(6, next.smac).is_none()
+    {
+        count(Reason::RewriteFailed);
+        return Some(aya_ebpf::bindings::xdp_action::XDP_DROP);
+    }
+    Some(if back { XDP_TX } else { xdp_redirect(next.ifindex) })
+}

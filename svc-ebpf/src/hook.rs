@@ -1,0 +1,372 @@
+//! Contexts and helpers: every workaround for the verifier or a kernel helper, each with its reason.
+
+use core::ffi::c_void;
+use core::mem::zeroed;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_INGRESS, bpf_fib_lookup as FibParams, bpf_sock_addr, xdp_md,
+};
+use aya_ebpf::helpers::generated as bpf;
+use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
+use svc_common::checksum::Delta;
+use svc_common::family::{Family, Ip, Port};
+use svc_common::packet::Packet;
+use svc_common::refuse::Checksum;
+use svc_common::rewrite::Edit;
+use svc_common::table::UDP;
+
+/// A hook's context: what the helpers want as their first argument.
+pub trait Context {
+    fn raw(&self) -> *mut c_void;
+    /// The device that the packet is at; 0 for sockets.
+    fn ifindex(&self) -> u32;
+}
+
+/// Seconds since boot, by the clock that costs least (Linux 5.11).
+#[inline(always)]
+pub fn seconds() -> u32 {
+    // SAFETY: takes nothing, returns a number.
+    let ns = unsafe { bpf::bpf_ktime_get_coarse_ns() };
+    (ns / 1_000_000_000) as u32
+}
+
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: takes nothing, returns a number.
+    unsafe { bpf::bpf_get_prandom_u32() }
+}
+
+/// The outcome of a route lookup (`bpf_fib_lookup`, include/uapi/linux/bpf.h).
+pub struct NextHop {
+    status: i64,
+    pub ifindex: u32,
+    pub mtu: u16,
+    pub smac: [u8; 6],
+    pub dmac: [u8; 6],
+}
+
+impl NextHop {
+    /// The route and the neighbour's address are known.
+    #[inline(always)]
+    pub fn is_complete(&self) -> bool {
+        self.status == 0
+    }
+
+    #[inline(always)]
+    pub fn is_too_big(&self) -> bool {
+        self.status == 8 // BPF_FIB_LKUP_RET_FRAG_NEEDED
+    }
+
+    /// The leaving device, also where only the neighbour's address is missing (BPF_FIB_LKUP_RET_NO_NEIGH) or the
+    /// packet is too big.
+    #[inline(always)]
+    pub fn ifindex_or_none(&self) -> Option<u32> {
+        matches!(self.status, 0 | 7 | 8).then_some(self.ifindex)
+    }
+}
+
+/// Where a packet from `src` to `dst` goes. `len`: the IP length to hold against the MTU, 0 to use the skb's own.
+#[inline(never)]
+pub fn next_hop<F: Family>(ctx: &impl Context, src: &F::Addr, dst: &F::Addr, len: u16) -> NextHop {
+    // SAFETY: FibParams is plain integers; zeroes are valid, and the verifier wants all of it written.
+    let mut params: FibParams = unsafe { zeroed() };
+    params.family = if F::VERSION == 4 { 2 } else { 10 };
+    params.ifindex = ctx.ifindex();
+    params.__bindgen_anon_1.tot_len = len;
+    // SAFETY: the unions hold four words, and an address is at most that; the alignment of u32 covers that of u16.
+    unsafe {
+        (&raw mut params.__bindgen_anon_3).cast::<F::Addr>().write(*src);
+        (&raw mut params.__bindgen_anon_4).cast::<F::Addr>().write(*dst);
+    }
+    // SAFETY: params is ours and of the stated size.
+    let status =
+        unsafe { bpf::bpf_fib_lookup(ctx.raw(), &raw mut params, size_of::<FibParams>() as i32, 0) };
+    NextHop {
+        status,
+        ifindex: params.ifindex,
+        // SAFETY: after the call the union holds the MTU.
+        mtu: unsafe { params.__bindgen_anon_1.mtu_result },
+        smac: params.smac,
+        dmac: params.dmac,
+    }
+}
+
+impl Context for XdpContext {
+    #[inline(always)]
+    fn raw(&self) -> *mut c_void {
+        self.as_ptr()
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.as_ptr().cast::<xdp_md>()).ingress_ifindex }
+    }
+}
+
+/// The bytes of a frame at XDP.
+#[inline(always)]
+pub fn frame(ctx: &XdpContext) -> Packet<'_> {
+    // SAFETY: the kernel's own bounds of the frame.
+    unsafe { Packet::new(ctx.data(), ctx.data_end()) }
+}
+
+/// Which headers tc needs in the linear part: Ethernet, IPv6, ICMPv6, and a quoted IPv6 packet with its ports and
+/// TCP checksum.
+const HEADERS: u32 = 14 + 40 + 8 + 40 + 20;
+
+/// A packet at tc.
+pub struct Skb {
+    skb: *mut __sk_buff,
+}
+
+impl Context for Skb {
+    #[inline(always)]
+    fn raw(&self) -> *mut c_void {
+        self.skb.cast()
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).ifindex }
+    }
+}
+
+impl Skb {
+    /// Takes the context, with the headers in the linear part.
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        let skb = Self { skb: ctx.skb.skb };
+        let (len, linear) = (skb.len(), skb.packet().len() as u32);
+        if linear < len && linear < HEADERS {
+            let want = if len < HEADERS { len } else { HEADERS };
+            // SAFETY: a helper on our context. When it fails, reading finds the packet too short.
+            unsafe { bpf::bpf_skb_pull_data(skb.skb, want) };
+        }
+        skb
+    }
+
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb).len }
+    }
+
+    /// EtherType, network order in the low half.
+    #[inline(always)]
+    pub fn protocol(&self) -> u16 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb).protocol as u16 }
+    }
+
+    /// Whether a process of this node sent it, at egress.
+    #[inline(always)]
+    pub fn is_local(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb).ingress_ifindex == 0 }
+    }
+
+    /// Cuts or grows the packet to `len` bytes.
+    #[inline(always)]
+    pub fn resize(&self, len: usize) -> Option<()> {
+        // SAFETY: a helper on our context.
+        (unsafe { bpf::bpf_skb_change_tail(self.skb, len as u32, 0) } == 0).then_some(())
+    }
+
+    /// Whether the checksum at `off` is still to be finished by a device. Nothing in `__sk_buff` says so, but
+    /// `bpf_l4_csum_replace` leaves a partial checksum alone unless the change is in the pseudo-header.
+    #[inline(always)]
+    pub fn checksum_state(&self, off: usize) -> Checksum {
+        let before = self.packet().get::<u16>(off);
+        // SAFETY: a helper on our context; a change of 1 in a two-byte field. The packet is about to be overwritten.
+        unsafe { bpf::bpf_l4_csum_replace(self.skb, off as u32, 0, 1, 2) };
+        if before == self.packet().get::<u16>(off) { Checksum::Partial } else { Checksum::Complete }
+    }
+
+    /// Sends it out of a device, as it is.
+    #[inline(always)]
+    pub fn send(&self, ifindex: u32) -> i32 {
+        // SAFETY: takes numbers only.
+        unsafe { bpf::bpf_redirect(ifindex, 0) as i32 }
+    }
+
+    /// Lets it come in by a device.
+    #[inline(always)]
+    pub fn inject(&self, ifindex: u32) -> i32 {
+        // SAFETY: takes numbers only.
+        unsafe { bpf::bpf_redirect(ifindex, BPF_F_INGRESS as u64) as i32 }
+    }
+
+    /// Sends it to the next hop on a device; the kernel resolves the neighbour.
+    #[inline(always)]
+    pub fn forward(&self, ifindex: u32) -> i32 {
+        // SAFETY: takes numbers only; no parameters means "look the next hop up".
+        unsafe { bpf::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+    }
+}
+
+/// `BPF_F_PSEUDO_HDR`, `BPF_F_MARK_MANGLED_0`, `BPF_F_IPV6` (include/uapi/linux/bpf.h).
+const PSEUDO_HDR: u64 = 1 << 4;
+const MARK_MANGLED_0: u64 = 1 << 5;
+const IPV6: u64 = 1 << 7;
+
+/// A packet at tc being changed, of family `F`.
+pub struct SkbEdit<'a, F: Family>(pub &'a Skb, pub core::marker::PhantomData<F>);
+
+impl Skb {
+    #[inline(always)]
+    pub fn packet(&self) -> Packet<'_> {
+        // SAFETY: the kernel's own bounds of the linear part. They are read anew at every call, because helpers that
+        // change the packet invalidate earlier pointers; volatile, so that the compiler does not remember them.
+        unsafe {
+            let data = (&raw const (*self.skb).data).read_volatile();
+            let end = (&raw const (*self.skb).data_end).read_volatile();
+            Packet::new(data as usize, end as usize)
+        }
+    }
+}
+
+impl<F: Family> Edit for SkbEdit<'_, F> {
+    #[inline(always)]
+    fn packet(&self) -> Packet<'_> {
+        self.0.packet()
+    }
+
+    #[inline(always)]
+    fn fix_transport(&mut self, off: usize, addresses: Delta, ports: Delta, proto: u8) -> Option<()> {
+        let udp = if proto == UDP { MARK_MANGLED_0 } else { 0 };
+        let (skb, off) = (self.0.skb, off as u32);
+        // Since 6.16 the kernel wants to know about IPv6, whose pseudo-header is covered by no header checksum, to keep
+        // a CHECKSUM_COMPLETE right; older kernels refuse the flag.
+        // SAFETY: a helper on our context; size 0 with `from` 0 means "to is a difference".
+        let mut status = -1;
+        if F::VERSION == 6 {
+            status = unsafe { bpf::bpf_l4_csum_replace(skb, off, 0, addresses.0 as u64, PSEUDO_HDR | IPV6 | udp) };
+        }
+        if status != 0 {
+            // SAFETY: as above.
+            status = unsafe { bpf::bpf_l4_csum_replace(skb, off, 0, addresses.0 as u64, PSEUDO_HDR | udp) };
+        }
+        if status != 0 {
+            return None;
+        }
+        // SAFETY: as above.
+        let status = unsafe { bpf::bpf_l4_csum_replace(skb, off, 0, ports.0 as u64, udp) };
+        (status == 0).then_some(())
+    }
+}
+
+/// A `connect()`, `sendmsg()`, `recvmsg()` or `getpeername()` call.
+pub struct Call {
+    ctx: *mut bpf_sock_addr,
+}
+
+impl Context for Call {
+    #[inline(always)]
+    fn raw(&self) -> *mut c_void {
+        self.ctx.cast()
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        0
+    }
+}
+
+impl Call {
+    #[inline(always)]
+    pub fn new(ctx: &SockAddrContext) -> Self {
+        Self { ctx: ctx.sock_addr }
+    }
+
+    #[inline(always)]
+    pub fn proto(&self) -> u8 {
+        // SAFETY: the context is valid while the program runs. Volatile: "dereference of modified ctx ptr" otherwise,
+        // because LLVM would fold field offsets into the pointer.
+        unsafe { (&raw const (*self.ctx).protocol).read_volatile() as u8 }
+    }
+
+    #[inline(always)]
+    pub fn port(&self) -> Port {
+        // SAFETY: as above. The low half holds the port in network order.
+        Port(unsafe { (&raw const (*self.ctx).user_port).read_volatile() as u16 })
+    }
+
+    #[inline(always)]
+    pub fn set_port(&self, port: Port) {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*self.ctx).user_port).write_volatile(port.0 as u32) }
+    }
+
+    #[inline(always)]
+    pub fn addr4(&self) -> Ip<2> {
+        // SAFETY: as above.
+        let word = unsafe { (&raw const (*self.ctx).user_ip4).read_volatile() };
+        Ip([word as u16, (word >> 16) as u16])
+    }
+
+    #[inline(always)]
+    pub fn set_addr4(&self, addr: Ip<2>) {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*self.ctx).user_ip4).write_volatile(word(addr.0[0], addr.0[1])) }
+    }
+
+    #[inline(always)]
+    pub fn addr6(&self) -> Ip<8> {
+        // SAFETY: as above; word by word with constant offsets, as the verifier allows no other way.
+        let [a, b, c, d] = unsafe {
+            [
+                (&raw const (*self.ctx).user_ip6[0]).read_volatile(),
+                (&raw const (*self.ctx).user_ip6[1]).read_volatile(),
+                (&raw const (*self.ctx).user_ip6[2]).read_volatile(),
+                (&raw const (*self.ctx).user_ip6[3]).read_volatile(),
+            ]
+        };
+        Ip([
+            a as u16,
+            (a >> 16) as u16,
+            b as u16,
+            (b >> 16) as u16,
+            c as u16,
+            (c >> 16) as u16,
+            d as u16,
+            (d >> 16) as u16,
+        ])
+    }
+
+    #[inline(always)]
+    pub fn set_addr6(&self, addr: Ip<8>) {
+        let w = addr.0;
+        // SAFETY: as above.
+        unsafe {
+            (&raw mut (*self.ctx).user_ip6[0]).write_volatile(word(w[0], w[1]));
+            (&raw mut (*self.ctx).user_ip6[1]).write_volatile(word(w[2], w[3]));
+            (&raw mut (*self.ctx).user_ip6[2]).write_volatile(word(w[4], w[5]));
+            (&raw mut (*self.ctx).user_ip6[3]).write_volatile(word(w[6], w[7]));
+        }
+    }
+
+    #[inline(always)]
+    pub fn caller(&self) -> svc_common::socket::Caller {
+        // SAFETY: helpers on our context (Linux 4.12 and 5.7).
+        let (cookie, netns_cookie) =
+            unsafe { (bpf::bpf_get_socket_cookie(self.raw()), bpf::bpf_get_netns_cookie(self.raw())) };
+        svc_common::socket::Caller { cookie, netns_cookie }
+    }
+
+    /// Makes the call fail with ECONNREFUSED instead of EPERM (Linux 5.18).
+    #[inline(always)]
+    pub fn refuse(&self) {
+        const ECONNREFUSED: i32 = 111;
+        // SAFETY: takes a number.
+        unsafe { bpf::bpf_set_retval(-ECONNREFUSED) };
+    }
+}
+
+/// Two words in memory order as one.
+#[inline(always)]
+const fn word(first: u16, second: u16) -> u32 {
+    first as u32 | (second as u32) << 16
+}

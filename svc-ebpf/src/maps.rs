@@ -1,0 +1,206 @@
+//! The maps, and the answers that [`Tables`] asks of them. No policy.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
+use svc_common::family::{Family, Ip, V4, V6};
+use svc_common::reason::Reason;
+use svc_common::table::{
+    Backend, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, MAX_ADDRESSES, MAX_DEVICES, MAX_FLOWS, MAX_FRAGMENTS,
+    MAX_FRONTENDS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, NodeConfig, Ports, ServiceLabel, SocketKey, SocketPeer, Tables,
+};
+
+use crate::hook::{self, Context};
+
+macro_rules! family_maps {
+    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident) => {
+        #[map]
+        static $addresses: HashMap<$addr, u32> = HashMap::with_max_entries(MAX_ADDRESSES, NO_PREALLOC);
+        #[map]
+        static $frontends: HashMap<FrontendKey<$family>, Frontend> =
+            HashMap::with_max_entries(MAX_FRONTENDS, NO_PREALLOC);
+        #[map]
+        static $slots: Array<Backend<$family>> = Array::with_max_entries(MAX_SLOTS, 0);
+        #[map]
+        static $flows: LruHashMap<FlowKey<$family>, Flow<$family>> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+        #[map]
+        static $sockets: LruHashMap<SocketKey<$family>, SocketPeer<$family>> =
+            LruHashMap::with_max_entries(MAX_SOCKETS, 0);
+        #[map]
+        static $fragments: LruHashMap<FragmentKey<$family>, Ports> = LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
+        #[map]
+        static $devices: HashMap<u32, $addr> = HashMap::with_max_entries(MAX_DEVICES, NO_PREALLOC);
+
+        #[map]
+        static $scratch: PerCpuArray<Flow<$family>> = PerCpuArray::with_max_entries(1, 0);
+
+        impl Mapped for $family {
+            #[inline(always)]
+            fn maps() -> Maps<Self> {
+                Maps {
+                    addresses: &$addresses,
+                    frontends: &$frontends,
+                    slots: &$slots,
+                    flows: &$flows,
+                    sockets: &$sockets,
+                    fragments: &$fragments,
+                    devices: &$devices,
+                    scratch: &$scratch,
+                }
+            }
+        }
+    };
+}
+
+/// `BPF_F_NO_PREALLOC`: memory follows the number of entries.
+const NO_PREALLOC: u32 = 1;
+
+/// One family's maps. Built at the call, it folds away.
+pub struct Maps<F: Family> {
+    addresses: &'static HashMap<F::Addr, u32>,
+    frontends: &'static HashMap<FrontendKey<F>, Frontend>,
+    slots: &'static Array<Backend<F>>,
+    flows: &'static LruHashMap<FlowKey<F>, Flow<F>>,
+    sockets: &'static LruHashMap<SocketKey<F>, SocketPeer<F>>,
+    fragments: &'static LruHashMap<FragmentKey<F>, Ports>,
+    devices: &'static HashMap<u32, F::Addr>,
+    scratch: &'static PerCpuArray<Flow<F>>,
+}
+
+/// A family that has maps.
+pub trait Mapped: Family {
+    fn maps() -> Maps<Self>;
+}
+
+family_maps!(V4, Ip<2>, ADDRESSES_V4, FRONTENDS_V4, SLOTS_V4, FLOWS_V4, SOCKETS_V4, FRAGMENTS_V4, DEVICES_V4, SCRATCH_V4);
+family_maps!(V6, Ip<8>, ADDRESSES_V6, FRONTENDS_V6, SLOTS_V6, FLOWS_V6, SOCKETS_V6, FRAGMENTS_V6, DEVICES_V6, SCRATCH_V6);
+
+#[map]
+static CONFIG: Array<NodeConfig> = Array::with_max_entries(1, 0);
+/// Names for people: no program reads it, the pinned map is where the agent keeps them.
+#[map]
+static SERVICES: HashMap<u32, ServiceLabel> = HashMap::with_max_entries(MAX_SERVICES, NO_PREALLOC);
+#[map]
+static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len() as u32, 0);
+/// The devices that XDP may redirect to.
+#[map]
+static XDP_DEVICES: DevMapHash = DevMapHash::with_max_entries(MAX_DEVICES, 0);
+
+/// Counts one packet or call that did not go through.
+#[inline(always)]
+pub fn count(reason: Reason) {
+    if let Some(counter) = REASONS.get_ptr_mut(reason as u32) {
+        // SAFETY: a per-CPU slot, and programs do not migrate: nobody else writes it.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Whether XDP may redirect to this device.
+#[inline(always)]
+pub fn xdp_reaches(ifindex: u32) -> bool {
+    XDP_DEVICES.get(ifindex).is_some()
+}
+
+/// Redirects to a device of XDP_DEVICES.
+#[inline(always)]
+pub fn xdp_redirect(ifindex: u32) -> u32 {
+    XDP_DEVICES.redirect(ifindex, 0).unwrap_or(aya_ebpf::bindings::xdp_action::XDP_ABORTED)
+}
+
+/// The maps and the helpers, as seen from one hook.
+pub struct World<'a, C: Context>(pub &'a C);
+
+impl<C: Context> World<'_, C> {
+    #[inline(always)]
+    pub fn socket_peer<F: Mapped>(&self, key: &SocketKey<F>) -> Option<SocketPeer<F>> {
+        // SAFETY: copied at once; a recycled entry is another socket's peer for the same backend at worst.
+        unsafe { F::maps().sockets.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    pub fn remember_peer<F: Mapped>(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) {
+        // A full LRU makes room by itself; without the entry only `getpeername` is less pretty.
+        let _ = F::maps().sockets.insert(key, peer, 0);
+    }
+}
+
+impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
+    #[inline(always)]
+    fn address(&self, addr: &F::Addr) -> u32 {
+        // SAFETY: copied at once; a recycled entry is another address's flags, whose frontend is then not found.
+        unsafe { F::maps().addresses.get(addr) }.copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey<F>) -> Option<Frontend> {
+        // SAFETY: copied at once; a stale mix of runs is caught by the bounds of SLOTS.
+        unsafe { F::maps().frontends.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<Backend<F>> {
+        F::maps().slots.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn flow<R>(&self, key: &FlowKey<F>, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R> {
+        let flow = F::maps().flows.get_ptr_mut(key)?;
+        // SAFETY: map values live as long as the program runs. Another CPU may write the same entry: `seen` and
+        // `state` are single words whose lost update is made up by the next packet, the rest never changes.
+        Some(f(unsafe { &mut *flow }))
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>, only_new: bool) -> bool {
+        let flags = if only_new { BPF_NOEXIST as u64 } else { 0 };
+        F::maps().flows.insert(key, flow, flags).is_ok()
+    }
+
+    #[inline(always)]
+    fn scratch<R>(&self, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R> {
+        let flow = F::maps().scratch.get_ptr_mut(0)?;
+        // SAFETY: a per-CPU slot, and no program that uses it is interrupted by another one on its CPU.
+        Some(f(unsafe { &mut *flow }))
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey<F>) -> Option<Ports> {
+        // SAFETY: copied at once.
+        unsafe { F::maps().fragments.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey<F>, ports: Ports) {
+        // A full LRU makes room by itself; a fragment without its entry is a counted drop.
+        let _ = F::maps().fragments.insert(key, ports, 0);
+    }
+
+    #[inline(always)]
+    fn config(&self) -> Option<NodeConfig> {
+        CONFIG.get(0).copied()
+    }
+
+    #[inline(always)]
+    fn source_towards(&self, dst: &F::Addr) -> Option<F::Addr> {
+        let next = hook::next_hop::<F>(self.0, dst, dst, 0);
+        let ifindex = next.ifindex_or_none()?;
+        // SAFETY: copied at once.
+        unsafe { F::maps().devices.get(ifindex) }.copied()
+    }
+
+    #[inline(always)]
+    fn node_address(&self) -> Option<F::Addr> {
+        // SAFETY: copied at once.
+        unsafe { F::maps().devices.get(0) }.copied()
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        hook::seconds()
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        hook::random()
+    }
+}
