@@ -1,0 +1,277 @@
+//! `cargo xtask test`: builds everything once, runs the layers, least powerful first, and counts.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::assets::assets;
+use crate::build::{Artifact, artifacts};
+use crate::setup::{cargo, setup};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Layer {
+    /// Unit and property tests, doc tests.
+    Host,
+    /// YAML in, text dump of the maps out.
+    Golden,
+    /// The loaded programs by BPF_PROG_TEST_RUN.
+    Kernel,
+    /// Namespaces and real sockets.
+    Net,
+    /// A real API server.
+    Api,
+}
+
+impl Layer {
+    const ALL: [Self; 5] = [Self::Host, Self::Golden, Self::Kernel, Self::Net, Self::Api];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Golden => "golden",
+            Self::Kernel => "kernel",
+            Self::Net => "net",
+            Self::Api => "api",
+        }
+    }
+
+    fn has(self, artifact: &Artifact) -> bool {
+        let layered = artifact.kind == "test"
+            && (artifact.package.ends_with("tests") || artifact.package.ends_with("xtask"));
+        artifact.test
+            && match self {
+                Self::Host => !layered,
+                // The network by itself, before Services come on top.
+                Self::Net => layered && ["net", "topology"].contains(&artifact.target.as_str()),
+                _ => layered && artifact.target == self.name(),
+            }
+    }
+}
+
+#[derive(clap::Args)]
+pub struct TestArgs {
+    /// Only these layers.
+    #[arg(long)]
+    layer: Vec<Layer>,
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        )
+    }
+}
+
+pub fn test(args: &TestArgs) -> Result<ExitCode> {
+    let wanted = |layer: &Layer| args.layer.is_empty() || args.layer.contains(layer);
+    let layers: Vec<_> = Layer::ALL.into_iter().filter(wanted).collect();
+    if layers
+        .iter()
+        .any(|layer| matches!(layer, Layer::Kernel | Layer::Net | Layer::Api))
+        && !nix::unistd::geteuid().is_root()
+    {
+        bail!("the layers kernel, net and api need root; without it: --layer host --layer golden");
+    }
+    setup()?;
+    let exe = std::env::current_exe().context("cannot find this executable")?;
+    let target = exe
+        .ancestors()
+        .nth(2)
+        .context("xtask lies in no target folder")?
+        .to_owned();
+    let mut api = layers.contains(&Layer::Api).then(|| in_background(target));
+    let mut build = Command::new(cargo());
+    build
+        .args(["build", "--quiet", "--all-targets"])
+        .args(packages());
+    let built = artifacts(&mut build)?;
+
+    let mut total = Counts::default();
+    for layer in layers {
+        let start = Instant::now();
+        let assets = match api.take_if(|_| layer == Layer::Api) {
+            Some(assets) => Some(
+                assets
+                    .join()
+                    .map_err(|_| anyhow!("building the API server panicked"))??,
+            ),
+            None => None,
+        };
+        let counts = run_layer(layer, &built, args.filter.as_deref(), assets.as_deref())?;
+        println!(
+            "{:<7} {counts} in {:.1} s",
+            layer.name(),
+            start.elapsed().as_secs_f64()
+        );
+        total += counts;
+    }
+    println!("{total}");
+    Ok(if total.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn packages() -> [&'static str; 8] {
+    [
+        "-p",
+        "svc-common",
+        "-p",
+        "svc-agent",
+        "-p",
+        "xtask",
+        "-p",
+        "svc-tests",
+    ]
+}
+
+fn in_background(target: PathBuf) -> JoinHandle<Result<PathBuf>> {
+    std::thread::spawn(move || assets(&target))
+}
+
+fn run_layer(
+    layer: Layer,
+    built: &[Artifact],
+    filter: Option<&str>,
+    assets: Option<&Path>,
+) -> Result<Counts> {
+    let mut counts = Counts::default();
+    let binaries = built
+        .iter()
+        .find(|artifact| artifact.kind == "bin" && !artifact.test);
+    let binaries = binaries
+        .and_then(|binary| binary.executable.parent())
+        .context("cargo built no binaries")?;
+    for artifact in built.iter().filter(|artifact| layer.has(artifact)) {
+        let mut command = Command::new(&artifact.executable);
+        command
+            .arg("--show-output")
+            .args(filter)
+            .current_dir(&artifact.package);
+        command
+            .env("CARGO_MANIFEST_DIR", &artifact.package)
+            .env("SVCPLANE_BIN", binaries);
+        if let Some(assets) = assets {
+            command.env("KUBEBUILDER_ASSETS", assets);
+        }
+        counts += count(&artifact.target, &mut command)?;
+    }
+    if layer == Layer::Host {
+        let mut docs = Command::new(cargo());
+        docs.args([
+            "test",
+            "--quiet",
+            "--doc",
+            "-p",
+            "svc-common",
+            "-p",
+            "svc-agent",
+            "-p",
+            "xtask",
+            "--",
+        ]);
+        counts += count("doc tests", docs.args(filter))?;
+    }
+    if !built.iter().any(|artifact| layer.has(artifact)) {
+        println!("{}: there is no test target of this name", layer.name());
+        counts.failed += 1;
+    }
+    Ok(counts)
+}
+
+/// Runs a test executable; its output is shown only when something failed.
+fn count(name: &str, command: &mut Command) -> Result<Counts> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run the tests of {name}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    let mut counts = tally(&text);
+    if !output.status.success() {
+        counts.failed = counts.failed.max(1);
+        println!("{text}\n{name}: {}", output.status);
+    } else {
+        text.lines()
+            .filter(|line| line.starts_with(SKIPPED))
+            .for_each(|line| println!("{line}"));
+    }
+    Ok(counts)
+}
+
+/// What a test prints before it returns because something optional is not there.
+const SKIPPED: &str = "skipped: ";
+
+/// Sums the `test result: ok. 3 passed; 0 failed; 1 ignored; …` lines.
+fn tally(output: &str) -> Counts {
+    let mut counts = Counts::default();
+    for line in output.lines() {
+        let Some((_, result)) = line
+            .strip_prefix("test result: ")
+            .and_then(|line| line.split_once(". "))
+        else {
+            continue;
+        };
+        for part in result.split("; ") {
+            match part
+                .split_once(' ')
+                .map(|(number, what)| (number.parse::<u64>(), what))
+            {
+                Some((Ok(number), "passed")) => counts.passed += number,
+                Some((Ok(number), "failed")) => counts.failed += number,
+                Some((Ok(number), "ignored")) => counts.skipped += number,
+                _ => {}
+            }
+        }
+    }
+    let skipped = output
+        .lines()
+        .filter(|line| line.starts_with(SKIPPED))
+        .count() as u64;
+    counts.skipped += skipped;
+    counts.passed = counts.passed.saturating_sub(skipped);
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_summed_over_result_lines() {
+        let output = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
+                      test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        assert_eq!(tally(output).to_string(), "5 passed, 1 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_test_that_says_it_skipped_is_not_passed() {
+        let output = "test a ... ok\n\nsuccesses:\n\n---- a stdout ----\nskipped: no SCTP here\n\n\
+                      test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        assert_eq!(tally(output).to_string(), "1 passed, 0 failed, 1 skipped");
+    }
+}
