@@ -18,16 +18,32 @@ pub struct Claims {
 impl Claims {
     /// Replaces what a Service asks for (with nothing, when it is gone). Returns the other Services that own more or
     /// less than before: they have to be planned again.
-    pub fn update(&mut self, name: &ServiceName, created: Option<&str>, service: &Service) -> BTreeSet<ServiceName> {
-        let wanted: BTreeSet<FrontendAddr> = service.ports.iter().flat_map(|p| p.frontends.keys()).copied().collect();
+    pub fn update(
+        &mut self,
+        name: &ServiceName,
+        created: Option<&str>,
+        service: &Service,
+    ) -> BTreeSet<ServiceName> {
+        let wanted: BTreeSet<FrontendAddr> = service
+            .ports
+            .iter()
+            .flat_map(|p| p.frontends.keys())
+            .copied()
+            .collect();
         let created = created.map(str::to_owned);
         let (was_created, had) = self.claimed.remove(name).unwrap_or_default();
         let mut affected = BTreeSet::new();
-        for addr in had.union(&wanted).filter(|a| created != was_created || had.contains(a) != wanted.contains(a)) {
+        for addr in had
+            .union(&wanted)
+            .filter(|a| created != was_created || had.contains(a) != wanted.contains(a))
+        {
             let owner = self.owner(addr).cloned();
             self.withdraw(addr, &(was_created.clone(), name.clone()));
             if wanted.contains(addr) {
-                self.claimants.entry(*addr).or_default().insert((created.clone(), name.clone()));
+                self.claimants
+                    .entry(*addr)
+                    .or_default()
+                    .insert((created.clone(), name.clone()));
             }
             let now = self.owner(addr).cloned();
             if now != owner {
@@ -75,9 +91,20 @@ impl Claims {
     }
 }
 
-fn refusal(name: &ServiceName, FrontendAddr { ip, port, protocol, .. }: &FrontendAddr, owner: &ServiceName) -> Refusal {
-    let why = format!("{ip} port {port}/{protocol} belongs to the older Service {owner}; give one of them another address or port");
-    Refusal { object: format!("Service {name}"), why }
+fn refusal(
+    name: &ServiceName,
+    FrontendAddr {
+        ip, port, protocol, ..
+    }: &FrontendAddr,
+    owner: &ServiceName,
+) -> Refusal {
+    let why = format!(
+        "{ip} port {port}/{protocol} belongs to the older Service {owner}; give one of them another address or port"
+    );
+    Refusal {
+        object: format!("Service {name}"),
+        why,
+    }
 }
 
 fn drop_unused_runs(port: &mut Port) {
@@ -86,7 +113,8 @@ fn drop_unused_runs(port: &mut Port) {
         frontend.run = used.range(..frontend.run).count();
     }
     let mut index = 0..;
-    port.runs.retain(|_| index.next().is_some_and(|i| used.contains(&i)));
+    port.runs
+        .retain(|_| index.next().is_some_and(|i| used.contains(&i)));
 }
 
 #[cfg(test)]

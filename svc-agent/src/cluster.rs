@@ -123,6 +123,8 @@ impl Node {
 
     /// `topology.kubernetes.io/zone` (B9).
     pub fn zone(&self) -> Option<&str> {
-        self.labels.get("topology.kubernetes.io/zone").map(String::as_str)
+        self.labels
+            .get("topology.kubernetes.io/zone")
+            .map(String::as_str)
     }
 }

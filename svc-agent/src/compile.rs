@@ -1,5 +1,5 @@
-//! `Cluster` → `Desired`, one Service at a time: what its frontends are ([`frontends`]) and who answers them
-//! ([`endpoints`]). Pure. What makes no sense is refused by name and the rest is served.
+//! `Cluster` → `Desired`, one Service at a time: what its frontends are (`frontends`) and who answers them
+//! (`endpoints`). Pure. What makes no sense is refused by name and the rest is served.
 
 mod endpoints;
 mod frontends;
@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::cluster::{self, Cluster, ServicePort, ServiceType};
-use crate::desired::{self, FrontendAddr, FrontendKind, Protocol, Refusal, Run, ServiceName, ServicePortName};
+use crate::desired::{
+    self, FrontendAddr, FrontendKind, Protocol, Refusal, Run, ServiceName, ServicePortName,
+};
 use endpoints::Choice;
 use frontends::Ask;
 
@@ -30,12 +32,21 @@ pub struct Facts {
 }
 
 /// What the maps should say about one Service: nothing, when it is gone or not for a proxy (A1–A3).
-pub fn compile(cluster: &Cluster, name: &ServiceName, facts: &Facts) -> (desired::Service, Vec<Refusal>) {
-    let Some(service) = cluster.service(name) else { return Default::default() };
+pub fn compile(
+    cluster: &Cluster,
+    name: &ServiceName,
+    facts: &Facts,
+) -> (desired::Service, Vec<Refusal>) {
+    let Some(service) = cluster.service(name) else {
+        return Default::default();
+    };
     if service.headless || service.r#type == ServiceType::ExternalName {
         return Default::default();
     }
-    let mut refused = Refused { object: format!("Service {name}"), refusals: Vec::new() };
+    let mut refused = Refused {
+        object: format!("Service {name}"),
+        refusals: Vec::new(),
+    };
     if service.cluster_ips.is_empty() {
         refused.because("has no clusterIP; none is invented here: write spec.clusterIP, or None for a headless Service");
         return (desired::Service::default(), refused.refusals);
@@ -44,7 +55,15 @@ pub fn compile(cluster: &Cluster, name: &ServiceName, facts: &Facts) -> (desired
     let ports = service
         .ports
         .iter()
-        .map(|port| Compiler { cluster, name, service, facts }.port(port, &mut taken, &mut refused))
+        .map(|port| {
+            Compiler {
+                cluster,
+                name,
+                service,
+                facts,
+            }
+            .port(port, &mut taken, &mut refused)
+        })
         .collect();
     (desired::Service { ports }, refused.refusals)
 }
@@ -57,9 +76,17 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
-    fn port(&self, port: &ServicePort, taken: &mut BTreeSet<FrontendAddr>, refused: &mut Refused) -> desired::Port {
+    fn port(
+        &self,
+        port: &ServicePort,
+        taken: &mut BTreeSet<FrontendAddr>,
+        refused: &mut Refused,
+    ) -> desired::Port {
         let mut compiled = desired::Port {
-            name: ServicePortName { service: self.name.clone(), port: port.name.clone() },
+            name: ServicePortName {
+                service: self.name.clone(),
+                port: port.name.clone(),
+            },
             affinity: self.service.affinity,
             runs: Vec::new(),
             frontends: BTreeMap::new(),
@@ -67,10 +94,28 @@ impl Compiler<'_> {
         let addresses = frontends::addresses(self.service, port, self.facts, refused);
         for &cluster_ip in &self.service.cluster_ips {
             // Each family stands for itself: without a ClusterIP of it, the Service is not there in it (A12).
-            let choice = Choice::new(self.cluster.slices_of(self.name), port, cluster_ip, self.facts);
-            let family = Family { choice, first_run: compiled.runs.len() };
-            for &(kind, ip, number) in addresses.iter().filter(|(_, ip, _)| ip.is_ipv4() == cluster_ip.is_ipv4()) {
-                self.frontends(&mut compiled, &family, (kind, ip, number), port.protocol, taken, refused);
+            let choice = Choice::new(
+                self.cluster.slices_of(self.name),
+                port,
+                cluster_ip,
+                self.facts,
+            );
+            let family = Family {
+                choice,
+                first_run: compiled.runs.len(),
+            };
+            for &(kind, ip, number) in addresses
+                .iter()
+                .filter(|(_, ip, _)| ip.is_ipv4() == cluster_ip.is_ipv4())
+            {
+                self.frontends(
+                    &mut compiled,
+                    &family,
+                    (kind, ip, number),
+                    port.protocol,
+                    taken,
+                    refused,
+                );
             }
         }
         compiled
@@ -86,17 +131,31 @@ impl Compiler<'_> {
         refused: &mut Refused,
     ) {
         for ask in frontends::asks(kind, self.service, self.facts) {
-            let addr = FrontendAddr { ip, port, protocol, scope: ask.scope };
+            let addr = FrontendAddr {
+                ip,
+                port,
+                protocol,
+                scope: ask.scope,
+            };
             if compiled.frontends.contains_key(&addr) {
                 continue;
             }
             if !taken.insert(addr) {
-                refused.because(format!("two of its ports ask for {ip} port {port}/{protocol}; the first one keeps it"));
+                refused.because(format!(
+                    "two of its ports ask for {ip} port {port}/{protocol}; the first one keeps it"
+                ));
                 continue;
             }
             let run = family.run(&mut compiled.runs, &ask);
             let drop_when_empty = family.choice.drops_when_empty(ask.policy);
-            compiled.frontends.insert(addr, desired::Frontend { kind, run, drop_when_empty });
+            compiled.frontends.insert(
+                addr,
+                desired::Frontend {
+                    kind,
+                    run,
+                    drop_when_empty,
+                },
+            );
         }
     }
 }
@@ -116,7 +175,10 @@ impl Family {
         if let Some(i) = runs[self.first_run..].iter().position(same) {
             return self.first_run + i;
         }
-        runs.push(Run { algorithm: ask.algorithm, endpoints: endpoints.to_vec() });
+        runs.push(Run {
+            algorithm: ask.algorithm,
+            endpoints: endpoints.to_vec(),
+        });
         runs.len() - 1
     }
 }
@@ -129,7 +191,10 @@ struct Refused {
 
 impl Refused {
     fn because(&mut self, why: impl Into<String>) {
-        let refusal = Refusal { object: self.object.clone(), why: why.into() };
+        let refusal = Refusal {
+            object: self.object.clone(),
+            why: why.into(),
+        };
         if !self.refusals.contains(&refusal) {
             self.refusals.push(refusal);
         }

@@ -21,12 +21,17 @@ pub const DEFAULT_BPF_ROOT: &str = "/sys/fs/bpf/svcplane";
 
 /// Kubernetes Services by eBPF and XDP, in the place of kube-proxy.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "svc-agent", version, args_override_self = true, after_help = "\
+#[command(
+    name = "svc-agent",
+    version,
+    args_override_self = true,
+    after_help = "\
 Examples:
   svc-agent check                        can this node run it?
   svc-agent run --manifests examples     serve the Services of a folder
   svc-agent get services                 what is being served
-  svc-agent cleanup                      leave nothing behind")]
+  svc-agent cleanup                      leave nothing behind"
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub verb: Verb,
@@ -243,7 +248,11 @@ impl FromStr for NodePortAddresses {
     fn from_str(s: &str) -> Result<Self, String> {
         match s {
             "primary" => Ok(Self::Primary),
-            _ => s.split(',').map(|range| range.trim().parse()).collect::<Result<_, _>>().map(Self::In),
+            _ => s
+                .split(',')
+                .map(|range| range.trim().parse())
+                .collect::<Result<_, _>>()
+                .map(Self::In),
         }
     }
 }
@@ -258,7 +267,10 @@ impl FromStr for Bind {
     fn from_str(s: &str) -> Result<Self, String> {
         match s {
             "" => Ok(Self(None)),
-            _ => s.parse().map(|addr| Self(Some(addr))).map_err(|_| format!("{s:?} is not IP:PORT, such as 0.0.0.0:10256")),
+            _ => s
+                .parse()
+                .map(|addr| Self(Some(addr)))
+                .map_err(|_| format!("{s:?} is not IP:PORT, such as 0.0.0.0:10256")),
         }
     }
 }

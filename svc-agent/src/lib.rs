@@ -4,5 +4,16 @@
 //! Kubernetes API | manifests ─watch→ Cluster ─compile→ Desired ─diff(Actual)→ Changes ─apply→ maps
 //! ```
 
+pub mod claims;
 pub mod cluster;
+pub mod compile;
+pub mod config;
+pub mod dataplane;
 pub mod desired;
+pub mod health;
+pub mod maglev;
+pub mod node;
+pub mod plan;
+pub mod refusals;
+pub mod run;
+pub mod source;

@@ -16,7 +16,11 @@ pub fn size(backends: usize) -> usize {
         n => {
             let wanted = n.saturating_mul(SLOTS_PER_BACKEND);
             let largest = SIZES[SIZES.len() - 1];
-            SIZES.into_iter().find(|&size| size >= wanted).unwrap_or(largest).max(n)
+            SIZES
+                .into_iter()
+                .find(|&size| size >= wanted)
+                .unwrap_or(largest)
+                .max(n)
         }
     }
 }
@@ -44,7 +48,10 @@ pub fn table<K: AsRef<[u8]> + Ord>(keys: &[K], size: usize) -> Vec<usize> {
         order.truncate(size);
         return order;
     }
-    let mut walks: Vec<Walk> = order.iter().map(|&i| Walk::new(keys[i].as_ref(), size)).collect();
+    let mut walks: Vec<Walk> = order
+        .iter()
+        .map(|&i| Walk::new(keys[i].as_ref(), size))
+        .collect();
     let mut slots = vec![usize::MAX; size];
     let mut filled = 0;
     loop {
@@ -67,7 +74,10 @@ struct Walk {
 
 impl Walk {
     fn new(key: &[u8], size: usize) -> Self {
-        Self { at: modulo(hash(key, 0), size), skip: modulo(hash(key, 1), size - 1) + 1 }
+        Self {
+            at: modulo(hash(key, 0), size),
+            skip: modulo(hash(key, 1), size - 1) + 1,
+        }
     }
 
     fn next_free(&mut self, slots: &[usize]) -> usize {
@@ -89,9 +99,12 @@ fn modulo(hash: u64, size: usize) -> usize {
 /// of all nodes and versions have to agree.
 fn hash(key: &[u8], seed: u64) -> u64 {
     let seeded = seed.to_be_bytes();
-    let fnv = seeded.iter().chain(key).fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let fnv = seeded
+        .iter()
+        .chain(key)
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     let mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     mixed ^ (mixed >> 33)
@@ -106,7 +119,9 @@ mod tests {
     use super::*;
 
     fn keys(n: usize, base: u32) -> Vec<[u8; 18]> {
-        (0..n).map(|i| key(IpAddr::V4((0x0af4_0000 + base + i as u32).into()), 8080)).collect()
+        (0..n)
+            .map(|i| key(IpAddr::V4((0x0af4_0000 + base + i as u32).into()), 8080))
+            .collect()
     }
 
     /// The table with keys in the place of indices.
@@ -117,12 +132,18 @@ mod tests {
     #[test]
     fn sizes_follow_the_ladder() {
         let sizes = [0, 1, 2, 12, 13, 51, 52, 3276, 3277, 70_000].map(size);
-        assert_eq!(sizes, [0, 1, 251, 251, 1021, 1021, 4093, 65521, 65521, 70_000]);
+        assert_eq!(
+            sizes,
+            [0, 1, 251, 251, 1021, 1021, 4093, 65521, 65521, 70_000]
+        );
     }
 
     #[test]
     fn the_table_of_three_known_backends_stays_what_it_is() {
-        assert_eq!(table(&keys(3, 0), 251)[..12], [2, 2, 2, 2, 0, 0, 0, 0, 1, 0, 1, 0]);
+        assert_eq!(
+            table(&keys(3, 0), 251)[..12],
+            [2, 2, 2, 2, 0, 0, 0, 0, 1, 0, 1, 0]
+        );
     }
 
     #[test]

@@ -40,7 +40,10 @@ mod tests {
 
     #[test]
     fn a_refusal_is_new_once_and_again_after_it_had_gone() {
-        let refusal = || Refusal { object: "Service default/web".into(), why: "no".into() };
+        let refusal = || Refusal {
+            object: "Service default/web".into(),
+            why: "no".into(),
+        };
         let mut refusals = Refusals::default();
         assert_eq!(refusals.update("web", [refusal()]), [refusal()]);
         assert!(refusals.update("web", [refusal()]).is_empty());

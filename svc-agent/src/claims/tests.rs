@@ -5,26 +5,49 @@ use super::*;
 use crate::desired::{Algorithm, Endpoint, Frontend, FrontendKind, Protocol, Run, ServicePortName};
 
 fn name(n: &str) -> ServiceName {
-    ServiceName { namespace: "default".into(), name: n.into() }
+    ServiceName {
+        namespace: "default".into(),
+        name: n.into(),
+    }
 }
 
 fn addr(port: u16) -> FrontendAddr {
-    FrontendAddr { ip: [192, 0, 2, 1].into(), port, protocol: Protocol::Tcp, scope: Scope::External }
+    FrontendAddr {
+        ip: [192, 0, 2, 1].into(),
+        port,
+        protocol: Protocol::Tcp,
+        scope: Scope::External,
+    }
 }
 
 /// A Service with one port, and a run of its own for each frontend.
 fn service(n: &str, frontends: &[u16]) -> Service {
     let run = |p: &u16| Run {
         algorithm: Algorithm::Random,
-        endpoints: vec![Endpoint { ip: [10, 0, 0, 1].into(), port: *p, local: true }],
+        endpoints: vec![Endpoint {
+            ip: [10, 0, 0, 1].into(),
+            port: *p,
+            local: true,
+        }],
     };
-    let frontend = |run| Frontend { kind: FrontendKind::ExternalIp, run, drop_when_empty: false };
+    let frontend = |run| Frontend {
+        kind: FrontendKind::ExternalIp,
+        run,
+        drop_when_empty: false,
+    };
     Service {
         ports: vec![Port {
-            name: ServicePortName { service: name(n), port: String::new() },
+            name: ServicePortName {
+                service: name(n),
+                port: String::new(),
+            },
             affinity: 0,
             runs: frontends.iter().map(run).collect(),
-            frontends: frontends.iter().enumerate().map(|(i, p)| (addr(*p), frontend(i))).collect(),
+            frontends: frontends
+                .iter()
+                .enumerate()
+                .map(|(i, p)| (addr(*p), frontend(i)))
+                .collect(),
         }],
     }
 }
@@ -33,9 +56,16 @@ fn service(n: &str, frontends: &[u16]) -> Service {
 fn the_older_service_wins_and_the_loser_gets_it_when_the_winner_goes() {
     let mut claims = Claims::default();
     let young = service("a-young", &[80]);
-    assert!(claims.update(&name("a-young"), Some("2026-02-01T00:00:00Z"), &young).is_empty());
+    assert!(
+        claims
+            .update(&name("a-young"), Some("2026-02-01T00:00:00Z"), &young)
+            .is_empty()
+    );
     let old = service("b-old", &[80]);
-    assert_eq!(claims.update(&name("b-old"), Some("2026-01-01T00:00:00Z"), &old), [name("a-young")].into());
+    assert_eq!(
+        claims.update(&name("b-old"), Some("2026-01-01T00:00:00Z"), &old),
+        [name("a-young")].into()
+    );
 
     let (served, refusals) = claims.award(&name("a-young"), young.clone());
     assert!(served.ports[0].frontends.is_empty() && served.ports[0].runs.is_empty());
@@ -45,15 +75,24 @@ fn the_older_service_wins_and_the_loser_gets_it_when_the_winner_goes() {
     );
     assert_eq!(claims.award(&name("b-old"), old.clone()), (old, vec![]));
 
-    assert_eq!(claims.update(&name("b-old"), None, &Service::default()), [name("a-young")].into());
-    assert_eq!(claims.award(&name("a-young"), young.clone()), (young, vec![]));
+    assert_eq!(
+        claims.update(&name("b-old"), None, &Service::default()),
+        [name("a-young")].into()
+    );
+    assert_eq!(
+        claims.award(&name("a-young"), young.clone()),
+        (young, vec![])
+    );
 }
 
 #[test]
 fn of_two_of_the_same_age_the_name_decides() {
     let mut claims = Claims::default();
     claims.update(&name("b"), None, &service("b", &[80]));
-    assert_eq!(claims.update(&name("a"), None, &service("a", &[80])), [name("b")].into());
+    assert_eq!(
+        claims.update(&name("a"), None, &service("a", &[80])),
+        [name("b")].into()
+    );
     assert_eq!(claims.owner(&addr(80)), Some(&name("a")));
 }
 
@@ -66,8 +105,14 @@ fn a_loser_keeps_its_other_frontends_with_their_own_runs() {
     let (served, refusals) = claims.award(&name("b"), loser);
     let port = &served.ports[0];
     assert_eq!(refusals.len(), 1);
-    assert_eq!(port.frontends.keys().copied().collect::<Vec<_>>(), [addr(443)]);
-    assert_eq!(port.runs[port.frontends[&addr(443)].run].endpoints[0].port, 443);
+    assert_eq!(
+        port.frontends.keys().copied().collect::<Vec<_>>(),
+        [addr(443)]
+    );
+    assert_eq!(
+        port.runs[port.frontends[&addr(443)].run].endpoints[0].port,
+        443
+    );
 }
 
 proptest! {

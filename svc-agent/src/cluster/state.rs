@@ -52,7 +52,10 @@ pub struct Cluster {
 impl Cluster {
     /// Empty, seen from the node of this name.
     pub fn new(node_name: impl Into<String>) -> Self {
-        Self { node_name: node_name.into(), ..Self::default() }
+        Self {
+            node_name: node_name.into(),
+            ..Self::default()
+        }
     }
 
     pub fn node_name(&self) -> &str {
@@ -74,7 +77,11 @@ impl Cluster {
 
     /// The slices of a Service, in the order of their names.
     pub fn slices_of(&self, name: &ServiceName) -> impl Iterator<Item = &Slice> {
-        self.slices_of.get(name).into_iter().flatten().filter_map(|slice| self.slices.get(slice))
+        self.slices_of
+            .get(name)
+            .into_iter()
+            .flatten()
+            .filter_map(|slice| self.slices.get(slice))
     }
 
     /// Whether every kind was listed once. Before, nothing may be written (A11).
@@ -99,7 +106,10 @@ impl Cluster {
 
     fn apply_service(&mut self, change: Change<ServiceName, Service>) -> BTreeSet<ServiceName> {
         self.synced.services |= matches!(change, Change::All(_));
-        changed(&mut self.services, change).into_iter().map(|(name, _)| name).collect()
+        changed(&mut self.services, change)
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect()
     }
 
     fn apply_slice(&mut self, change: Change<SliceName, Slice>) -> BTreeSet<ServiceName> {
@@ -116,7 +126,10 @@ impl Cluster {
                 dirty.insert(old.service);
             }
             if let Some(new) = self.slices.get(&name) {
-                self.slices_of.entry(new.service.clone()).or_default().insert(name);
+                self.slices_of
+                    .entry(new.service.clone())
+                    .or_default()
+                    .insert(name);
                 dirty.insert(new.service.clone());
             }
         }
@@ -143,19 +156,36 @@ impl Cluster {
 }
 
 /// Applies a change to a kind; returns the keys whose value is another than before, with what it was.
-fn changed<K: Ord + Clone, V: PartialEq>(kind: &mut BTreeMap<K, V>, change: Change<K, V>) -> Vec<(K, Option<V>)> {
+fn changed<K: Ord + Clone, V: PartialEq>(
+    kind: &mut BTreeMap<K, V>,
+    change: Change<K, V>,
+) -> Vec<(K, Option<V>)> {
     match change {
         Change::Applied(key, value) if kind.get(&key) == Some(&value) => Vec::new(),
         Change::Applied(key, value) => {
             let old = kind.insert(key.clone(), value);
             vec![(key, old)]
         }
-        Change::Deleted(key) => kind.remove(&key).map(|old| (key, Some(old))).into_iter().collect(),
+        Change::Deleted(key) => kind
+            .remove(&key)
+            .map(|old| (key, Some(old)))
+            .into_iter()
+            .collect(),
         Change::All(all) => {
-            let gone: Vec<K> = kind.keys().filter(|key| !all.contains_key(key)).cloned().collect();
+            let gone: Vec<K> = kind
+                .keys()
+                .filter(|key| !all.contains_key(key))
+                .cloned()
+                .collect();
             let gone = gone.into_iter().map(Change::Deleted);
-            let there = all.into_iter().map(|(key, value)| Change::Applied(key, value));
-            gone.chain(there).collect::<Vec<_>>().into_iter().flat_map(|one| changed(kind, one)).collect()
+            let there = all
+                .into_iter()
+                .map(|(key, value)| Change::Applied(key, value));
+            gone.chain(there)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .flat_map(|one| changed(kind, one))
+                .collect()
         }
     }
 }

@@ -38,7 +38,12 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    pub(super) fn new<'a>(slices: impl Iterator<Item = &'a Slice>, port: &ServicePort, like: IpAddr, facts: &Facts) -> Self {
+    pub(super) fn new<'a>(
+        slices: impl Iterator<Item = &'a Slice>,
+        port: &ServicePort,
+        like: IpAddr,
+        facts: &Facts,
+    ) -> Self {
         let candidates = candidates(slices, port, like);
         let local = candidates.iter().filter(|c| c.is_local(facts));
         Self {
@@ -64,12 +69,23 @@ impl Choice {
 }
 
 /// All slices together (A5), by port name (A8), in the family of `like` (A7), sorted.
-fn candidates<'a>(slices: impl Iterator<Item = &'a Slice>, port: &ServicePort, like: IpAddr) -> Vec<Candidate<'a>> {
+fn candidates<'a>(
+    slices: impl Iterator<Item = &'a Slice>,
+    port: &ServicePort,
+    like: IpAddr,
+) -> Vec<Candidate<'a>> {
     let mut found: BTreeMap<(IpAddr, u16), &cluster::Endpoint> = BTreeMap::new();
     for slice in slices {
-        let numbers = slice.ports.iter().filter(|(name, protocol, _)| *name == port.name && *protocol == port.protocol);
+        let numbers = slice
+            .ports
+            .iter()
+            .filter(|(name, protocol, _)| *name == port.name && *protocol == port.protocol);
         for &(_, _, number) in numbers {
-            for endpoint in slice.endpoints.iter().filter(|e| e.ip.is_ipv4() == like.is_ipv4()) {
+            for endpoint in slice
+                .endpoints
+                .iter()
+                .filter(|e| e.ip.is_ipv4() == like.is_ipv4())
+            {
                 let known = found.entry((endpoint.ip, number)).or_insert(endpoint);
                 if standing(endpoint) > standing(known) {
                     *known = endpoint;
@@ -77,7 +93,10 @@ fn candidates<'a>(slices: impl Iterator<Item = &'a Slice>, port: &ServicePort, l
             }
         }
     }
-    found.into_iter().map(|((ip, port), says)| Candidate { ip, port, says }).collect()
+    found
+        .into_iter()
+        .map(|((ip, port), says)| Candidate { ip, port, says })
+        .collect()
 }
 
 /// Of two copies of an endpoint (a move between slices is in progress) the better one wins, first of all one that is
@@ -101,22 +120,38 @@ fn ready_or_leaving(candidates: Vec<&Candidate>, facts: &Facts) -> Vec<desired::
     if !ready.is_empty() {
         return chosen(ready, facts);
     }
-    chosen(others.into_iter().filter(|c| c.is_leaving()).collect(), facts)
+    chosen(
+        others.into_iter().filter(|c| c.is_leaving()).collect(),
+        facts,
+    )
 }
 
 /// What topology hints leave of the ready endpoints: those for this node (B10), else those for its zone (B9). A hint is
 /// followed only if every ready endpoint has one of its sort and at least one of them names us.
 fn near<'a, 'b>(ready: &[&'a Candidate<'b>], facts: &Facts) -> Option<Vec<&'a Candidate<'b>>> {
-    let followed = |has_hint: &dyn Fn(&Candidate) -> bool, is_for_us: &dyn Fn(&Candidate) -> bool| {
+    let followed = |has_hint: &dyn Fn(&Candidate) -> bool,
+                    is_for_us: &dyn Fn(&Candidate) -> bool| {
         let for_us: Vec<_> = ready.iter().copied().filter(|c| is_for_us(c)).collect();
         (ready.iter().all(|c| has_hint(c)) && !for_us.is_empty()).then_some(for_us)
     };
     let zone = facts.zone.as_ref();
-    followed(&|c| !c.says.node_hints.is_empty(), &|c| c.says.node_hints.contains(&facts.node_name)).or_else(|| {
-        followed(&|c| !c.says.zone_hints.is_empty(), &|c| zone.is_some_and(|zone| c.says.zone_hints.contains(zone)))
+    followed(&|c| !c.says.node_hints.is_empty(), &|c| {
+        c.says.node_hints.contains(&facts.node_name)
+    })
+    .or_else(|| {
+        followed(&|c| !c.says.zone_hints.is_empty(), &|c| {
+            zone.is_some_and(|zone| c.says.zone_hints.contains(zone))
+        })
     })
 }
 
 fn chosen(candidates: Vec<&Candidate>, facts: &Facts) -> Vec<desired::Endpoint> {
-    candidates.into_iter().map(|c| desired::Endpoint { ip: c.ip, port: c.port, local: c.is_local(facts) }).collect()
+    candidates
+        .into_iter()
+        .map(|c| desired::Endpoint {
+            ip: c.ip,
+            port: c.port,
+            local: c.is_local(facts),
+        })
+        .collect()
 }

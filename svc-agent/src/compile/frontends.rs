@@ -18,17 +18,31 @@ pub(super) struct Ask {
 
 /// From where a frontend of this kind is asked, and who answers there.
 pub(super) fn asks(kind: FrontendKind, service: &Service, facts: &Facts) -> Vec<Ask> {
-    let inside = |policy| Ask { scope: Scope::Internal, policy, algorithm: Algorithm::Random };
+    let inside = |policy| Ask {
+        scope: Scope::Internal,
+        policy,
+        algorithm: Algorithm::Random,
+    };
     // A flow entry that was evicted must be made again with the same backend, hence a consistent hash (B12).
-    let outside = |policy| Ask { scope: Scope::External, policy, algorithm: Algorithm::Maglev };
+    let outside = |policy| Ask {
+        scope: Scope::External,
+        policy,
+        algorithm: Algorithm::Maglev,
+    };
     match kind {
         FrontendKind::ClusterIp if facts.external_cluster_ip => {
-            vec![inside(service.internal_policy), outside(service.internal_policy)]
+            vec![
+                inside(service.internal_policy),
+                outside(service.internal_policy),
+            ]
         }
         FrontendKind::ClusterIp => vec![inside(service.internal_policy)],
         // Pods and the node itself take the short way to the whole cluster, whatever the external policy (B7).
         FrontendKind::NodePort | FrontendKind::LoadBalancer | FrontendKind::ExternalIp => {
-            vec![inside(TrafficPolicy::Cluster), outside(service.external_policy)]
+            vec![
+                inside(TrafficPolicy::Cluster),
+                outside(service.external_policy),
+            ]
         }
     }
 }
@@ -41,15 +55,36 @@ pub(super) fn addresses(
     refused: &mut Refused,
 ) -> Vec<(FrontendKind, IpAddr, u16)> {
     let at = |kind, number: u16| move |&ip: &IpAddr| (kind, ip, number);
-    let mut all: Vec<_> = service.cluster_ips.iter().map(at(FrontendKind::ClusterIp, port.port)).collect();
+    let mut all: Vec<_> = service
+        .cluster_ips
+        .iter()
+        .map(at(FrontendKind::ClusterIp, port.port))
+        .collect();
     if has_node_port(service, port, refused) {
-        all.extend(facts.node_port_addresses.iter().map(at(FrontendKind::NodePort, port.node_port)));
+        all.extend(
+            facts
+                .node_port_addresses
+                .iter()
+                .map(at(FrontendKind::NodePort, port.node_port)),
+        );
     }
-    all.extend(load_balancer_ips(service, refused).iter().map(at(FrontendKind::LoadBalancer, port.port)));
-    all.extend(service.external_ips.iter().map(at(FrontendKind::ExternalIp, port.port)));
+    all.extend(
+        load_balancer_ips(service, refused)
+            .iter()
+            .map(at(FrontendKind::LoadBalancer, port.port)),
+    );
+    all.extend(
+        service
+            .external_ips
+            .iter()
+            .map(at(FrontendKind::ExternalIp, port.port)),
+    );
     all.retain(|(kind, ip, _)| match nonsense(*ip) {
         Some(what) => {
-            refused.because(format!("{} {ip} is {what}: no traffic can come to it; write another address", field(*kind)));
+            refused.because(format!(
+                "{} {ip} is {what}: no traffic can come to it; write another address",
+                field(*kind)
+            ));
             false
         }
         None => true,
@@ -60,14 +95,20 @@ pub(super) fn addresses(
 fn has_node_port(service: &Service, port: &ServicePort, refused: &mut Refused) -> bool {
     match service.r#type {
         ServiceType::NodePort if port.node_port == 0 => {
-            refused.because(format!("port {} has no nodePort; none is invented here: write spec.ports[].nodePort", port.port));
+            refused.because(format!(
+                "port {} has no nodePort; none is invented here: write spec.ports[].nodePort",
+                port.port
+            ));
             false
         }
         // Without one, allocateLoadBalancerNodePorts was false (C12).
         ServiceType::NodePort | ServiceType::LoadBalancer => port.node_port != 0,
         ServiceType::ClusterIp | ServiceType::ExternalName => {
             if port.node_port != 0 {
-                refused.because(format!("nodePort {} needs type NodePort or LoadBalancer", port.node_port));
+                refused.because(format!(
+                    "nodePort {} needs type NodePort or LoadBalancer",
+                    port.node_port
+                ));
             }
             false
         }
@@ -76,9 +117,14 @@ fn has_node_port(service: &Service, port: &ServicePort, refused: &mut Refused) -
 
 /// Ranges are not enforced yet (C11), and an address that was to be restricted must not stand open.
 fn load_balancer_ips<'a>(service: &'a Service, refused: &mut Refused) -> &'a [IpAddr] {
-    let open = service.source_ranges.iter().any(|range| range.trim().ends_with("/0"));
+    let open = service
+        .source_ranges
+        .iter()
+        .any(|range| range.trim().ends_with("/0"));
     match service.r#type {
-        ServiceType::LoadBalancer if service.source_ranges.is_empty() || open => &service.load_balancer_ips,
+        ServiceType::LoadBalancer if service.source_ranges.is_empty() || open => {
+            &service.load_balancer_ips
+        }
         ServiceType::LoadBalancer => {
             if !service.load_balancer_ips.is_empty() {
                 refused.because("loadBalancerSourceRanges are not supported yet: its load balancer addresses are not served");
@@ -113,16 +159,31 @@ fn field(kind: FrontendKind) -> &'static str {
 /// The addresses that NodePorts are served on (C4). `node_ips` are the node's own in order of preference, `--node-ip`
 /// or the Node object's; `local` is what its devices have. With a list of ranges, a family that no range is of has all
 /// of its local addresses.
-pub fn node_port_addresses(setting: &NodePortAddresses, node_ips: &[IpAddr], local: &[IpAddr]) -> Vec<IpAddr> {
+pub fn node_port_addresses(
+    setting: &NodePortAddresses,
+    node_ips: &[IpAddr],
+    local: &[IpAddr],
+) -> Vec<IpAddr> {
     let first = |v4: bool| node_ips.iter().find(move |ip| ip.is_ipv4() == v4);
     let mut addresses: Vec<IpAddr> = match setting {
-        NodePortAddresses::Primary => first(true).into_iter().chain(first(false)).copied().collect(),
+        NodePortAddresses::Primary => first(true)
+            .into_iter()
+            .chain(first(false))
+            .copied()
+            .collect(),
         NodePortAddresses::In(ranges) => {
             let wanted = |ip: &IpAddr| {
-                let mut of_family = ranges.iter().filter(|r| r.is_ipv4() == ip.is_ipv4()).peekable();
+                let mut of_family = ranges
+                    .iter()
+                    .filter(|r| r.is_ipv4() == ip.is_ipv4())
+                    .peekable();
                 of_family.peek().is_none() || of_family.any(|range: &Cidr| range.contains(*ip))
             };
-            local.iter().filter(|ip| nonsense(**ip).is_none() && wanted(ip)).copied().collect()
+            local
+                .iter()
+                .filter(|ip| nonsense(**ip).is_none() && wanted(ip))
+                .copied()
+                .collect()
         }
     };
     addresses.sort_unstable();

@@ -15,27 +15,46 @@ use super::Cli;
 pub(super) fn parse_with(mut argv: Vec<OsString>, path: &Path) -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
     command.build();
-    let wrong = |what: String| Cli::command().error(ErrorKind::ValueValidation, format!("{}: {what}", path.display()));
+    let wrong = |what: String| {
+        Cli::command().error(
+            ErrorKind::ValueValidation,
+            format!("{}: {what}", path.display()),
+        )
+    };
     let text = std::fs::read_to_string(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
-    let settings: Option<BTreeMap<String, Value>> =
-        serde_saphyr::from_str(&text).map_err(|e| wrong(format!("is not YAML settings: {}", e.without_snippet())))?;
+    let settings: Option<BTreeMap<String, Value>> = serde_saphyr::from_str(&text)
+        .map_err(|e| wrong(format!("is not YAML settings: {}", e.without_snippet())))?;
     let matches = command.try_get_matches_from_mut(&argv)?;
     for (name, value) in settings.unwrap_or_default() {
         argv.extend(flags(&command, &matches, &name, &value).map_err(&wrong)?);
     }
-    let matches = Cli::command().try_get_matches_from(argv).map_err(|e| match e.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => e,
-        kind => Cli::command().error(kind, format!("{} or the command line: {}", path.display(), first_line(&e))),
-    })?;
+    let matches = Cli::command()
+        .try_get_matches_from(argv)
+        .map_err(|e| match e.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => e,
+            kind => Cli::command().error(
+                kind,
+                format!("{} or the command line: {}", path.display(), first_line(&e)),
+            ),
+        })?;
     Cli::from_arg_matches(&matches)
 }
 
 /// One setting as flags; none, when the command line has it.
-fn flags(command: &Command, matches: &ArgMatches, name: &str, value: &Value) -> Result<Vec<OsString>, String> {
+fn flags(
+    command: &Command,
+    matches: &ArgMatches,
+    name: &str,
+    value: &Value,
+) -> Result<Vec<OsString>, String> {
     let run = command.find_subcommand("run").expect("run is a verb");
-    let arg = run.get_arguments().find(|arg| arg.get_long() == Some(name) && !["help", "config"].contains(&name));
+    let arg = run
+        .get_arguments()
+        .find(|arg| arg.get_long() == Some(name) && !["help", "config"].contains(&name));
     let arg = arg.ok_or_else(|| format!("{name} is no setting; see svc-agent run --help"))?;
-    let given = matches.subcommand_matches("run").and_then(|run| run.value_source(arg.get_id().as_str()));
+    let given = matches
+        .subcommand_matches("run")
+        .and_then(|run| run.value_source(arg.get_id().as_str()));
     if given == Some(ValueSource::CommandLine) {
         return Ok(Vec::new());
     }
@@ -43,11 +62,19 @@ fn flags(command: &Command, matches: &ArgMatches, name: &str, value: &Value) -> 
         Value::Null => Vec::new(),
         Value::Bool(on) if is_switch(arg) => on.then(|| format!("--{name}")).into_iter().collect(),
         _ if is_switch(arg) => return Err(format!("{name} is true or false, not {value}")),
-        Value::Array(list) if matches!(arg.get_action(), ArgAction::Append) && arg.get_value_delimiter().is_none() => {
-            list.iter().map(|v| Ok(format!("--{name}={}", text(name, v)?))).collect::<Result<_, String>>()?
+        Value::Array(list)
+            if matches!(arg.get_action(), ArgAction::Append)
+                && arg.get_value_delimiter().is_none() =>
+        {
+            list.iter()
+                .map(|v| Ok(format!("--{name}={}", text(name, v)?)))
+                .collect::<Result<_, String>>()?
         }
         Value::Array(list) => {
-            let list: Vec<String> = list.iter().map(|v| text(name, v)).collect::<Result<_, _>>()?;
+            let list: Vec<String> = list
+                .iter()
+                .map(|v| text(name, v))
+                .collect::<Result<_, _>>()?;
             vec![format!("--{name}={}", list.join(","))]
         }
         value => vec![format!("--{name}={}", text(name, value)?)],
@@ -65,7 +92,9 @@ fn text(name: &str, value: &Value) -> Result<String, String> {
         Value::Number(n) => Ok(n.to_string()),
         // YAML 1.1 readers take a bare `off` for a boolean.
         Value::Bool(false) => Ok("off".into()),
-        Value::Bool(true) | Value::Null | Value::Array(_) | Value::Object(_) => Err(format!("{name} cannot be {value}")),
+        Value::Bool(true) | Value::Null | Value::Array(_) | Value::Object(_) => {
+            Err(format!("{name} cannot be {value}"))
+        }
     }
 }
 

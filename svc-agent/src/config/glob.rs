@@ -66,8 +66,18 @@ mod tests {
     #[test]
     fn device_names_match_the_patterns_that_people_write() {
         let matches = |glob: &str, name| glob.parse::<Glob>().unwrap().matches(name);
-        assert!(matches("eth*", "eth0") && matches("eth?", "eth1") && matches("*", "lo") && matches("en*s?", "enp0s3"));
-        assert!(!matches("eth?", "eth10") && !matches("eth*", "veth0") && !matches("", "eth0") && !matches("eth0", "eth"));
+        assert!(
+            matches("eth*", "eth0")
+                && matches("eth?", "eth1")
+                && matches("*", "lo")
+                && matches("en*s?", "enp0s3")
+        );
+        assert!(
+            !matches("eth?", "eth10")
+                && !matches("eth*", "veth0")
+                && !matches("", "eth0")
+                && !matches("eth0", "eth")
+        );
     }
 
     proptest! {

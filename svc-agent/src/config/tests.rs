@@ -22,7 +22,8 @@ struct File(PathBuf);
 
 impl File {
     fn new(name: &str, text: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("svc-agent-{}-{name}.yaml", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("svc-agent-{}-{name}.yaml", std::process::id()));
         std::fs::write(&path, text).unwrap();
         Self(path)
     }
@@ -43,15 +44,25 @@ fn the_command_line_is_consistent_and_every_verb_has_examples() {
     let mut command = Cli::command();
     command.clone().debug_assert();
     command.build();
-    for verb in command.get_subcommands_mut().filter(|v| v.get_name() != "help") {
-        assert!(verb.render_help().to_string().contains("Examples:"), "{}", verb.get_name());
+    for verb in command
+        .get_subcommands_mut()
+        .filter(|v| v.get_name() != "help")
+    {
+        assert!(
+            verb.render_help().to_string().contains("Examples:"),
+            "{}",
+            verb.get_name()
+        );
     }
 }
 
 #[test]
 fn run_alone_has_the_documented_defaults() {
     let run = run(&[]).unwrap();
-    assert_eq!((run.xdp, run.socket_lb, run.nodeport_addresses), (Xdp::Auto, SocketLb::Tcp, NodePortAddresses::Primary));
+    assert_eq!(
+        (run.xdp, run.socket_lb, run.nodeport_addresses),
+        (Xdp::Auto, SocketLb::Tcp, NodePortAddresses::Primary)
+    );
     assert_eq!(run.healthz_bind_address, "0.0.0.0:10256".parse().unwrap());
     assert_eq!(run.metrics_bind_address, "127.0.0.1:10249".parse().unwrap());
     assert_eq!(run.bpf_root, PathBuf::from(DEFAULT_BPF_ROOT));
@@ -61,31 +72,54 @@ fn run_alone_has_the_documented_defaults() {
 #[test]
 fn flags_take_lists_and_an_empty_bind_address_means_none() {
     let run = run(&[
-        "--node-ip=172.18.0.11", "--node-ip", "fd00:18::11", "--devices", "eth*,bond0", "--nodeport-addresses",
-        "172.18.0.0/16,fd00::/8", "--healthz-bind-address=", "-v", "2", "--socket-lb", "host-only",
+        "--node-ip=172.18.0.11",
+        "--node-ip",
+        "fd00:18::11",
+        "--devices",
+        "eth*,bond0",
+        "--nodeport-addresses",
+        "172.18.0.0/16,fd00::/8",
+        "--healthz-bind-address=",
+        "-v",
+        "2",
+        "--socket-lb",
+        "host-only",
     ])
     .unwrap();
     assert_eq!(run.node_ip.len(), 2);
     assert!(run.devices.iter().any(|g| g.matches("eth3")));
     assert!(matches!(run.nodeport_addresses, NodePortAddresses::In(ranges) if ranges.len() == 2));
-    assert_eq!((run.healthz_bind_address, run.verbosity, run.socket_lb), (Bind(None), 2, SocketLb::HostOnly));
+    assert_eq!(
+        (run.healthz_bind_address, run.verbosity, run.socket_lb),
+        (Bind(None), 2, SocketLb::HostOnly)
+    );
 }
 
 #[test]
 fn values_that_are_not_true_today_are_usage_errors() {
     for line in [
-        &["--dsr", "ipip"][..], &["--host-routing", "bpf"], &["--takeover"], &["--xdp", "fast"], &["--node-ip", "node1"],
-        &["--nodeport-addresses", "secondary"], &["--kubeconfig", "a", "--manifests", "b"],
+        &["--dsr", "ipip"][..],
+        &["--host-routing", "bpf"],
+        &["--takeover"],
+        &["--xdp", "fast"],
+        &["--node-ip", "node1"],
+        &["--nodeport-addresses", "secondary"],
+        &["--kubeconfig", "a", "--manifests", "b"],
     ] {
         run(line).unwrap_err();
     }
-    assert!(parsed(&["svc-agent", "explain", "x"]).is_err(), "not a verb yet");
+    assert!(
+        parsed(&["svc-agent", "explain", "x"]).is_err(),
+        "not a verb yet"
+    );
     assert!(run(&["--dsr", "off", "--host-routing", "kernel"]).is_ok());
 }
 
 #[test]
 fn a_file_sets_what_the_command_line_does_not() {
-    let file = File::new("sets", "\
+    let file = File::new(
+        "sets",
+        "\
 xdp: off
 socket-lb: all
 node-ip: [172.18.0.11, 'fd00:18::11']
@@ -95,9 +129,21 @@ unload-on-exit: false
 verbosity: 1
 nodeport-addresses: 172.18.0.0/16
 manifests: /etc/manifests
-");
-    let run = run(&["--config", file.path(), "--socket-lb", "tcp", "--node-ip", "192.0.2.1"]).unwrap();
-    assert_eq!((run.xdp, run.socket_lb, run.verbosity), (Xdp::Off, SocketLb::Tcp, 1));
+",
+    );
+    let run = run(&[
+        "--config",
+        file.path(),
+        "--socket-lb",
+        "tcp",
+        "--node-ip",
+        "192.0.2.1",
+    ])
+    .unwrap();
+    assert_eq!(
+        (run.xdp, run.socket_lb, run.verbosity),
+        (Xdp::Off, SocketLb::Tcp, 1)
+    );
     assert_eq!(run.node_ip, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
     assert_eq!(run.devices.len(), 2);
     assert!(run.external_cluster_ip && !run.unload_on_exit);
@@ -115,14 +161,27 @@ fn a_wrong_setting_names_the_file_and_what_is_wrong() {
     ] {
         let file = File::new("wrong", text);
         let error = run(&["--config", file.path()]).unwrap_err();
-        assert!(error.contains(what) && error.contains(file.path()), "{error}");
+        assert!(
+            error.contains(what) && error.contains(file.path()),
+            "{error}"
+        );
     }
-    assert!(run(&["--config", "/nowhere.yaml"]).unwrap_err().contains("cannot be read"));
+    assert!(
+        run(&["--config", "/nowhere.yaml"])
+            .unwrap_err()
+            .contains("cannot be read")
+    );
     assert!(run(&["--config", File::new("empty", "").path()]).is_ok());
 }
 
 #[test]
 fn the_node_name_is_what_kubelet_would_write() {
-    assert_eq!(run(&["--hostname-override", "Node1"]).unwrap().node_name().unwrap(), "node1");
+    assert_eq!(
+        run(&["--hostname-override", "Node1"])
+            .unwrap()
+            .node_name()
+            .unwrap(),
+        "node1"
+    );
     assert!(!run(&[]).unwrap().node_name().unwrap().is_empty());
 }

@@ -1,0 +1,99 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+
+fn body(health: &Health, path: &str) -> (bool, serde_json::Value) {
+    let answer = health
+        .answer(path, "2026-01-01T00:00:00Z".parse().unwrap())
+        .unwrap();
+    (answer.well, serde_json::from_str(&answer.body).unwrap())
+}
+
+#[test]
+fn nothing_is_well_before_the_first_full_sync() {
+    let health = Health::default();
+    assert!(!body(&health, "/healthz").0 && !body(&health, "/livez").0);
+    health.synced();
+    let (well, body) = body(&health, "/healthz");
+    assert!(well && body["nodeEligible"] == true && body["healthy"] == true);
+    assert_eq!(
+        (&body["lastUpdated"], &body["currentTime"]),
+        (
+            &"2026-01-01T00:00:00Z".into(),
+            &"2026-01-01T00:00:00Z".into()
+        )
+    );
+    assert_eq!(body["status"]["IPv6"]["healthy"], true);
+}
+
+#[test]
+fn a_doomed_node_stays_live() {
+    let health = Health::default();
+    health.synced();
+    health.node_doomed(true);
+    assert!(!body(&health, "/healthz").0);
+    let (live, body) = body(&health, "/livez");
+    assert!(live && body.get("nodeEligible").is_none());
+}
+
+#[test]
+fn a_failed_write_is_unhealthy_until_it_is_made_up_for() {
+    let health = Health::default();
+    health.synced();
+    health.failed();
+    assert!(!body(&health, "/livez").0);
+    health.synced();
+    assert!(body(&health, "/livez").0);
+}
+
+async fn get(addr: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream
+        .write_all(format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn the_listener_answers_and_turns_away() {
+    let health = Arc::new(Health::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let answers = health.clone();
+    tokio::spawn(accept(
+        listener,
+        Arc::new(move |path: &str| answers.answer(path, Timestamp::now())),
+    ));
+    assert!(get(addr, "GET /healthz").await.starts_with("HTTP/1.1 503"));
+    health.synced();
+    let text = get(addr, "GET /healthz").await;
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.contains("content-type: application/json"),
+        "{text}"
+    );
+    assert!(get(addr, "GET /other").await.starts_with("HTTP/1.1 404"));
+    assert!(get(addr, "POST /healthz").await.starts_with("HTTP/1.1 405"));
+    let busy = serve_health(addr, health).await.err().unwrap();
+    assert!(
+        busy.to_string()
+            .starts_with(&format!("listening on {addr}: ")),
+        "{busy}"
+    );
+}
+
+#[tokio::test]
+async fn metrics_are_made_anew_for_each_scrape() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let scrapes = std::sync::atomic::AtomicU32::new(0);
+    let metrics = move || format!("scrapes {}\n", scrapes.fetch_add(1, Ordering::Relaxed));
+    tokio::spawn(serve_metrics(free, Arc::default(), metrics).await.unwrap());
+    assert!(get(free, "GET /metrics").await.ends_with("scrapes 0\n"));
+    assert!(get(free, "GET /metrics").await.ends_with("scrapes 1\n"));
+}

@@ -1,0 +1,147 @@
+//! discovery.k8s.io/v1 EndpointSlice.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use k8s_openapi::api::discovery::v1 as discovery;
+
+use super::{Converted, HEADLESS, Notes, PROXY_NAME, has_label, name};
+use crate::cluster::{Endpoint, Slice, SliceName};
+use crate::desired::{Protocol, ServiceName};
+
+/// Which Service a slice belongs to (A4).
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+pub fn slice(object: &discovery::EndpointSlice) -> Converted<SliceName, Slice> {
+    let (namespace, name) = name(&object.metadata);
+    let key = SliceName { namespace, name };
+    let mut notes = Notes::new(format!("EndpointSlice {}/{}", key.namespace, key.name));
+    let ours = !has_label(&object.metadata, PROXY_NAME) && !has_label(&object.metadata, HEADLESS);
+    let value = if ours {
+        converted(object, &key, &mut notes)
+    } else {
+        None
+    };
+    Converted {
+        key,
+        value,
+        refusals: notes.refusals,
+    }
+}
+
+fn converted(
+    object: &discovery::EndpointSlice,
+    key: &SliceName,
+    notes: &mut Notes,
+) -> Option<Slice> {
+    let labels = object.metadata.labels.as_ref();
+    let Some(service) = labels
+        .and_then(|l| l.get(SERVICE_NAME))
+        .filter(|name| !name.is_empty())
+    else {
+        notes.refuse(format!(
+            "has no label {SERVICE_NAME}, so it belongs to no Service; it is skipped"
+        ));
+        return None;
+    };
+    let v4 = match object.address_type.as_str() {
+        "IPv4" => true,
+        "IPv6" => false,
+        // Names are for whoever resolves them (A7).
+        "FQDN" => return None,
+        other => {
+            notes.refuse(format!(
+                "addressType {other:?} is none of IPv4, IPv6, FQDN; it is skipped"
+            ));
+            return None;
+        }
+    };
+    Some(Slice {
+        service: ServiceName {
+            namespace: key.namespace.clone(),
+            name: service.clone(),
+        },
+        endpoints: object
+            .endpoints
+            .iter()
+            .filter_map(|e| endpoint(e, v4, notes))
+            .collect(),
+        ports: object
+            .ports
+            .iter()
+            .flatten()
+            .filter_map(|p| port(p, notes))
+            .collect(),
+    })
+}
+
+fn endpoint(endpoint: &discovery::Endpoint, v4: bool, notes: &mut Notes) -> Option<Endpoint> {
+    let ip = notes.ip("address", endpoint.addresses.first()?)?;
+    if ip.is_ipv4() != v4 {
+        notes.refuse(format!(
+            "address {ip} is not of the slice's addressType; it is skipped"
+        ));
+        return None;
+    }
+    if let Some(what) = unreachable(ip) {
+        notes.refuse(format!(
+            "address {ip} is {what}, which no endpoint can have; it is skipped"
+        ));
+        return None;
+    }
+    let conditions = endpoint.conditions.as_ref();
+    let hints = endpoint.hints.as_ref();
+    let names = |names: Vec<&String>| names.into_iter().cloned().collect::<BTreeSet<_>>();
+    Some(Endpoint {
+        ip,
+        // nil: true, true, false (A6).
+        ready: conditions.and_then(|c| c.ready).unwrap_or(true),
+        serving: conditions.and_then(|c| c.serving).unwrap_or(true),
+        terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
+        node: endpoint.node_name.clone(),
+        zone: endpoint.zone.clone(),
+        zone_hints: names(
+            hints
+                .into_iter()
+                .flat_map(|h| &h.for_zones)
+                .flatten()
+                .map(|z| &z.name)
+                .collect(),
+        ),
+        node_hints: names(
+            hints
+                .into_iter()
+                .flat_map(|h| &h.for_nodes)
+                .flatten()
+                .map(|n| &n.name)
+                .collect(),
+        ),
+    })
+}
+
+/// The addresses that the API server refuses for endpoints, which other writers of slices may not know.
+fn unreachable(ip: IpAddr) -> Option<&'static str> {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    match ip {
+        _ if ip.is_unspecified() => Some("unspecified"),
+        _ if ip.is_loopback() => Some("a loopback address"),
+        _ if ip.is_multicast() => Some("a multicast address"),
+        _ if link_local => Some("a link-local address"),
+        _ => None,
+    }
+}
+
+/// No number means any port of the endpoint, which is for others than proxies (A8). No name is the empty name, as the
+/// API server would have written it.
+fn port(port: &discovery::EndpointPort, notes: &mut Notes) -> Option<(String, Protocol, u16)> {
+    let number = port.port.filter(|number| *number != 0)?;
+    let protocol = notes.protocol(port.protocol.as_deref())?;
+    Some((
+        port.name.clone().unwrap_or_default(),
+        protocol,
+        notes.number("port", number)?,
+    ))
+}

@@ -1,0 +1,206 @@
+//! The Kubernetes API as a source: Services, EndpointSlices and this node's own Node, watched; lists and watches are
+//! taken up again by themselves when the API server was away.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::Path;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::utils::{Backoff, ResetTimerBackoff};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Config, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::Sender;
+
+use super::convert::{self, Converted, LABEL_SELECTOR};
+use crate::cluster::{Change, Event};
+use crate::refusals::Refusals;
+
+/// The API server sends a bookmark about every minute: a watch that is silent for longer than this is dead.
+const SILENCE: Duration = Duration::from_secs(120);
+const CONNECT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("reading the kubeconfig: {0}; see --kubeconfig")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    #[error("not in a cluster ({0}); give --kubeconfig FILE or --manifests DIR")]
+    InCluster(#[from] kube::config::InClusterError),
+    #[error("making a client for the API server: {0}")]
+    Client(#[from] kube::Error),
+}
+
+/// A client by a kubeconfig, or by the pod's service account.
+pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            Config::from_custom_kubeconfig(
+                Kubeconfig::read_from(path)?,
+                &KubeConfigOptions::default(),
+            )
+            .await?
+        }
+        None => Config::incluster()?,
+    };
+    config.connect_timeout = Some(CONNECT);
+    config.read_timeout = Some(SILENCE);
+    Ok(Client::try_from(config)?)
+}
+
+/// Watches until the receiver is gone.
+pub async fn run(client: Client, node_name: &str, events: Sender<Event>) {
+    let ours = watcher::Config::default().labels(LABEL_SELECTOR);
+    let this_node = watcher::Config::default().fields(&format!("metadata.name={node_name}"));
+    tokio::join!(
+        watch::<Service, _, _>(
+            &client,
+            "Services",
+            ours.clone(),
+            convert::service,
+            Event::Service,
+            &events
+        ),
+        watch::<EndpointSlice, _, _>(
+            &client,
+            "EndpointSlices",
+            ours,
+            convert::slice,
+            Event::Slice,
+            &events
+        ),
+        watch::<Node, _, _>(
+            &client,
+            "this Node",
+            this_node,
+            convert::node,
+            Event::Node,
+            &events
+        ),
+    );
+}
+
+/// Watches one kind. Objects are converted, and so trimmed, as they come.
+async fn watch<O, K, V>(
+    client: &Client,
+    what: &str,
+    config: watcher::Config,
+    convert: fn(&O) -> Converted<K, V>,
+    event: fn(Change<K, V>) -> Event,
+    events: &Sender<Event>,
+) where
+    O: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Ord + Clone,
+{
+    let mut refusals = Refusals::default();
+    let mut listed = BTreeMap::new();
+    let mut trouble: Option<String> = None;
+    // Each attempt at a list begins with an Ok, Init: only time without an error may reset the waiting.
+    let retry = ResetTimerBackoff::new(Retry::default(), Retry::LAST * 2);
+    let stream = watcher(Api::<O>::all(client.clone()), config).backoff(retry);
+    let mut stream = std::pin::pin!(stream);
+    while let Some(next) = stream.next().await {
+        let mut taken_in = |object: &O| {
+            let Converted {
+                key,
+                value,
+                refusals: found,
+            } = convert(object);
+            refusals.update(&name(object), found);
+            (key, value)
+        };
+        let change = match next {
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                continue;
+            }
+            Ok(watcher::Event::InitApply(object)) => {
+                let (key, value) = taken_in(&object);
+                listed.extend(value.map(|value| (key, value)));
+                continue;
+            }
+            Ok(watcher::Event::InitDone) => Change::All(std::mem::take(&mut listed)),
+            Ok(watcher::Event::Apply(object)) => match taken_in(&object) {
+                (key, Some(value)) => Change::Applied(key, value),
+                (key, None) => Change::Deleted(key),
+            },
+            Ok(watcher::Event::Delete(object)) => {
+                refusals.update(&name(&object), []);
+                Change::Deleted(convert(&object).key)
+            }
+            Err(error) => {
+                let error = one_line(&error);
+                if trouble.as_ref() != Some(&error) {
+                    tracing::warn!("watching {what}: {error}; trying again, what is served stays");
+                }
+                trouble = Some(error);
+                continue;
+            }
+        };
+        if trouble.take().is_some() {
+            tracing::info!("watching {what}: the API server answers again");
+        }
+        if events.send(event(change)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn name<O: Resource>(object: &O) -> String {
+    let meta = object.meta();
+    format!(
+        "{}/{}",
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default()
+    )
+}
+
+/// The error and all that it was caused by.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !line.contains(&cause_text) {
+            line = format!("{line}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    line.replace('\n', " ")
+}
+
+/// Waits 0.2 s, doubling up to 5 s: with the API server back, the node is up to date within seconds.
+struct Retry(Duration);
+
+impl Retry {
+    const FIRST: Duration = Duration::from_millis(200);
+    const LAST: Duration = Duration::from_secs(5);
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self(Self::FIRST)
+    }
+}
+
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.0;
+        self.0 = (wait * 2).min(Self::LAST);
+        Some(wait)
+    }
+}
+
+impl Backoff for Retry {
+    fn reset(&mut self) {
+        self.0 = Self::FIRST;
+    }
+}
+
+#[cfg(test)]
+mod tests;
