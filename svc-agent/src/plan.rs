@@ -1,0 +1,396 @@
+//! Desired + what is in the maps → [`Changes`]. Pure: it plans one Service at a time against a mirror of the maps, and
+//! promises that no prefix of the writes leaves anything pointing at what is not there. Ids are not state: they are
+//! found again in SERVICES by label.
+//!
+//! The applier's part: plan a batch, [`Planner::close_generation`], write the changes in order, and after a grace in
+//! which every running packet program has ended, [`Planner::release`].
+
+mod actual;
+mod changes;
+mod expand;
+pub mod label;
+mod side;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use svc_common::family::{Family, V4, V6};
+use svc_common::table;
+
+pub use actual::Actual;
+pub use changes::{Changes, FamilyChanges, Write};
+pub use label::Label;
+
+use crate::desired::{Port, Refusal, Service, ServiceName};
+use side::Side;
+
+/// A batch of plans. What one batch frees is not used again before the batch is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(u64);
+
+/// How many entries the maps were made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    pub frontends: u32,
+    pub addresses: u32,
+    pub slots: u32,
+    pub services: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self {
+            frontends: table::MAX_FRONTENDS,
+            addresses: table::MAX_ADDRESSES,
+            slots: table::MAX_SLOTS,
+            services: table::MAX_SERVICES,
+        }
+    }
+}
+
+/// The maps as they will be once all planned changes are applied, and who owns what in them.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    v4: Side<V4>,
+    v6: Side<V6>,
+    /// Mirror of SERVICES.
+    labels: BTreeMap<u32, String>,
+    /// The ids of every Service that has something in the maps.
+    services: BTreeMap<ServiceName, BTreeMap<Label, u32>>,
+    /// The ids in `services`.
+    owned: BTreeSet<u32>,
+    /// Labels removed per generation.
+    leaving: BTreeMap<Generation, usize>,
+    next_id: u32,
+    capacities: Capacities,
+    generation: Generation,
+    refused: BTreeMap<ServiceName, Vec<Refusal>>,
+    /// Something became free since the last [`Planner::take_retries`].
+    freed: bool,
+}
+
+impl Planner {
+    /// A planner for maps with this content. What it finds stays until its Service is planned or [`Planner::retain`]
+    /// is called.
+    pub fn from_actual(
+        v4: Actual<V4>,
+        v6: Actual<V6>,
+        labels: BTreeMap<u32, String>,
+        capacities: Capacities,
+    ) -> Self {
+        let mut services: BTreeMap<ServiceName, BTreeMap<Label, u32>> = BTreeMap::new();
+        let mut owned = BTreeSet::new();
+        for (&id, text) in &labels {
+            let Some(label) = Label::parse(text) else {
+                continue;
+            };
+            let ids = services.entry(label.port.service.clone()).or_default();
+            if !ids.contains_key(&label) {
+                ids.insert(label, id);
+                owned.insert(id);
+            }
+        }
+        Self {
+            v4: Side::restore(v4, capacities),
+            v6: Side::restore(v6, capacities),
+            next_id: labels
+                .last_key_value()
+                .map_or(1, |(id, _)| id.wrapping_add(1)),
+            labels,
+            services,
+            owned,
+            leaving: BTreeMap::new(),
+            capacities,
+            generation: Generation(0),
+            refused: BTreeMap::new(),
+            freed: false,
+        }
+    }
+
+    /// A planner for empty maps.
+    pub fn empty(capacities: Capacities) -> Self {
+        Self::from_actual(
+            Actual::default(),
+            Actual::default(),
+            BTreeMap::new(),
+            capacities,
+        )
+    }
+
+    /// Plans one Service: `None` when it is gone. Touches only what this Service owns. A Service that does not fit
+    /// keeps what it had; one whose frontend belongs to another gets its other frontends.
+    pub fn plan(
+        &mut self,
+        name: &ServiceName,
+        desired: Option<&Service>,
+    ) -> (Changes, Vec<Refusal>) {
+        let object = format!("Service {name}");
+        let mut refusals = Vec::new();
+        let had = self.services.get(name).cloned().unwrap_or_default();
+        let (ids, ports) = self.assign_ids(&had, desired, &object, &mut refusals);
+        let mine: BTreeSet<u32> = had.values().chain(ids.keys()).copied().collect();
+
+        let changes = match self.try_plan(name, &had, ids, &ports, &mine, &object, &mut refusals) {
+            Ok(changes) => changes,
+            Err(full) => {
+                let why = format!(
+                    "{full}; what the Service had before stays, the rest is tried again when there is room"
+                );
+                refusals.push(Refusal { object, why });
+                Changes::default()
+            }
+        };
+        if refusals.is_empty() {
+            self.refused.remove(name);
+        } else {
+            self.refused.insert(name.clone(), refusals.clone());
+        }
+        (changes, refusals)
+    }
+
+    /// Says which addresses are the node's own.
+    pub fn set_node_addresses(&mut self, addresses: &BTreeSet<IpAddr>) -> Changes {
+        Changes {
+            v4: self
+                .v4
+                .set_nodes(of_family::<V4>(addresses), self.generation),
+            v6: self
+                .v6
+                .set_nodes(of_family::<V6>(addresses), self.generation),
+            ..Changes::default()
+        }
+    }
+
+    /// Removes everything of Services that are not `known`, and what was found in the maps and is nobody's. To be
+    /// called after the first full sync, after [`Planner::set_node_addresses`] and before the known Services are
+    /// planned: what it frees is then theirs to take.
+    pub fn retain(&mut self, known: &BTreeSet<ServiceName>) -> Changes {
+        let gone: Vec<ServiceName> = self
+            .services
+            .keys()
+            .filter(|name| !known.contains(name))
+            .cloned()
+            .collect();
+        let mut changes = Changes::default();
+        for name in gone {
+            changes.merge(self.plan(&name, None).0);
+        }
+        self.refused.retain(|name, _| known.contains(name));
+        let owned = &self.owned;
+        let mut rest = Changes {
+            v4: self.v4.sweep(|id| owned.contains(&id), self.generation),
+            v6: self.v6.sweep(|id| owned.contains(&id), self.generation),
+            ..Changes::default()
+        };
+        rest.services_out = self
+            .labels
+            .keys()
+            .copied()
+            .filter(|id| !owned.contains(id))
+            .collect();
+        for id in &rest.services_out {
+            self.labels.remove(id);
+            *self.leaving.entry(self.generation).or_default() += 1;
+        }
+        changes.merge(rest);
+        self.freed |= !changes.is_empty();
+        changes
+    }
+
+    /// Ends a batch. What it freed may be used again after `release` of the returned generation.
+    pub fn close_generation(&mut self) -> Generation {
+        let closed = self.generation;
+        self.generation = Generation(closed.0 + 1);
+        closed
+    }
+
+    /// Frees what the batches up to and including `upto` gave up. To be called when their changes are written and no
+    /// packet can still be reading the old runs.
+    pub fn release(&mut self, upto: Generation) {
+        let later = self.leaving.split_off(&Generation(upto.0 + 1));
+        let left = std::mem::replace(&mut self.leaving, later);
+        let freed = self.v4.release(upto) | self.v6.release(upto) | !left.is_empty();
+        self.freed |= freed;
+    }
+
+    /// The Services that did not get all they asked for, and why.
+    pub fn refused(&self) -> &BTreeMap<ServiceName, Vec<Refusal>> {
+        &self.refused
+    }
+
+    /// The refused Services that are worth planning again: all of them, if something became free since the last call.
+    pub fn take_retries(&mut self) -> Vec<ServiceName> {
+        if std::mem::take(&mut self.freed) {
+            self.refused.keys().cloned().collect()
+        } else {
+            Vec::new()
+        }
+    }
+
+    pub fn v4(&self) -> &Actual<V4> {
+        &self.v4.actual
+    }
+
+    pub fn v6(&self) -> &Actual<V6> {
+        &self.v6.actual
+    }
+
+    /// Mirror of SERVICES: id → label.
+    pub fn labels(&self) -> &BTreeMap<u32, String> {
+        &self.labels
+    }
+
+    /// Slots that can be allocated now, of IPv4 and IPv6.
+    pub fn free_slots(&self) -> [u32; 2] {
+        [self.v4.free_slots(), self.v6.free_slots()]
+    }
+
+    /// Finds or makes up the id of every port that has frontends. New ids are taken by nobody until the commit.
+    fn assign_ids<'a>(
+        &self,
+        had: &BTreeMap<Label, u32>,
+        desired: Option<&'a Service>,
+        object: &str,
+        refusals: &mut Vec<Refusal>,
+    ) -> (BTreeMap<u32, Label>, Vec<(u32, &'a Port)>) {
+        let (mut ids, mut ports) = (BTreeMap::new(), Vec::new());
+        let mut seen = BTreeSet::new();
+        let mut next = self.next_id;
+        for port in desired.map_or(&[][..], |service| &service.ports) {
+            let Some((at, _)) = port.frontends.first_key_value() else {
+                continue;
+            };
+            let label = Label {
+                port: port.name.clone(),
+                protocol: at.protocol,
+            };
+            let text = label.to_string();
+            let why = if label::encode(&text).is_none() {
+                Some(format!("port {text} is not served: its name is too long"))
+            } else if !seen.insert(label.clone()) {
+                Some(format!(
+                    "port {text} is there twice: only the first one is served, give each its own name"
+                ))
+            } else {
+                None
+            };
+            if let Some(why) = why {
+                refusals.push(Refusal {
+                    object: object.to_owned(),
+                    why,
+                });
+                continue;
+            }
+            let id = had.get(&label).copied().unwrap_or_else(|| {
+                while next == 0 || self.labels.contains_key(&next) {
+                    next = next.wrapping_add(1);
+                }
+                next = next.wrapping_add(1);
+                next.wrapping_sub(1)
+            });
+            ids.insert(id, label);
+            ports.push((id, port));
+        }
+        (ids, ports)
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the second half of plan(), apart so that its errors meet in one place"
+    )]
+    fn try_plan(
+        &mut self,
+        name: &ServiceName,
+        had: &BTreeMap<Label, u32>,
+        mut ids: BTreeMap<u32, Label>,
+        ports: &[(u32, &Port)],
+        mine: &BTreeSet<u32>,
+        object: &str,
+        refusals: &mut Vec<Refusal>,
+    ) -> Result<Changes, String> {
+        let owned = |id| self.owned.contains(&id);
+        let v4 = self
+            .v4
+            .draft(ports, mine, owned)
+            .map_err(|full| full.to_string())?;
+        let v6 = match self.v6.draft(ports, mine, owned) {
+            Ok(v6) => v6,
+            Err(full) => {
+                self.v4.undo(v4);
+                return Err(full.to_string());
+            }
+        };
+        let used: BTreeSet<u32> = v4.ids().chain(v6.ids()).collect();
+        ids.retain(|id, _| used.contains(id));
+        let new = ids
+            .keys()
+            .filter(|id| !self.labels.contains_key(id))
+            .count();
+        let leaving: usize = self.leaving.values().sum();
+        let room = (self.capacities.services as usize).saturating_sub(self.labels.len() + leaving);
+        if new > room {
+            self.v4.undo(v4);
+            self.v6.undo(v6);
+            return Err(format!(
+                "table SERVICES is full: {new} more entries needed, room for {room}"
+            ));
+        }
+        for at in v4.taken.iter().chain(&v6.taken) {
+            let why = format!(
+                "{}:{}/{} is already a frontend of another port or Service: give one of them another address or port",
+                at.ip, at.port, at.protocol
+            );
+            let refusal = Refusal {
+                object: object.to_owned(),
+                why,
+            };
+            if !refusals.contains(&refusal) {
+                refusals.push(refusal);
+            }
+        }
+        let mut changes = Changes {
+            v4: self.v4.commit(mine, v4, self.generation),
+            v6: self.v6.commit(mine, v6, self.generation),
+            ..Changes::default()
+        };
+        for id in had.values().filter(|id| !used.contains(id)) {
+            self.labels.remove(id);
+            self.owned.remove(id);
+            *self.leaving.entry(self.generation).or_default() += 1;
+            changes.services_out.insert(*id);
+        }
+        for (&id, label) in &ids {
+            let text = label.to_string();
+            if self.owned.insert(id) {
+                self.next_id = self.next_id.max(id.wrapping_add(1));
+                self.labels.insert(id, text.clone());
+                changes.services_in.insert(id, text);
+            }
+        }
+        if ids.is_empty() {
+            self.services.remove(name);
+        } else {
+            self.services.insert(
+                name.clone(),
+                ids.into_iter().map(|(id, label)| (label, id)).collect(),
+            );
+        }
+        let out = [
+            changes.v4.frontends_out.len(),
+            changes.v6.frontends_out.len(),
+            changes.services_out.len(),
+        ];
+        self.freed |= out.into_iter().any(|n| n > 0);
+        Ok(changes)
+    }
+}
+
+fn of_family<F: Family>(addresses: &BTreeSet<IpAddr>) -> BTreeSet<F::Addr> {
+    addresses
+        .iter()
+        .filter_map(|&addr| F::addr_from_std(addr))
+        .collect()
+}

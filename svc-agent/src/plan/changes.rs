@@ -1,0 +1,154 @@
+//! What has to be written, in an order of which every prefix is safe: first what is pointed at, then what points at
+//! it, then removals the other way round. A frontend moves to its new run in one update.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use svc_common::family::{Family, V4, V6};
+use svc_common::table::{Backend, Frontend, FrontendKey};
+
+/// The writes to one family's maps. Fields are phases and stand in the order of writing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FamilyChanges<F: Family> {
+    /// First slot → content of a run that nothing points at yet.
+    pub slots_in: BTreeMap<u32, Vec<Backend<F>>>,
+    /// Addresses that are new or gain flags.
+    pub addresses_in: BTreeMap<F::Addr, u32>,
+    pub frontends_in: BTreeMap<FrontendKey<F>, Frontend>,
+    pub frontends_out: BTreeSet<FrontendKey<F>>,
+    /// Addresses that lose flags, with those that remain; with none the entry goes.
+    pub addresses_out: BTreeMap<F::Addr, u32>,
+}
+
+/// The writes to all maps: `services_in`, then both families, then `services_out`.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Changes {
+    pub services_in: BTreeMap<u32, String>,
+    pub v4: FamilyChanges<V4>,
+    pub v6: FamilyChanges<V6>,
+    pub services_out: BTreeSet<u32>,
+}
+
+/// One write to one family's maps. Removing what is not there is no error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write<'a, F: Family> {
+    Slots {
+        first: u32,
+        backends: &'a [Backend<F>],
+    },
+    Address {
+        addr: F::Addr,
+        flags: u32,
+    },
+    RemoveAddress {
+        addr: F::Addr,
+    },
+    Frontend {
+        key: FrontendKey<F>,
+        value: Frontend,
+    },
+    RemoveFrontend {
+        key: FrontendKey<F>,
+    },
+}
+
+impl<F: Family> Default for FamilyChanges<F> {
+    fn default() -> Self {
+        Self {
+            slots_in: BTreeMap::new(),
+            addresses_in: BTreeMap::new(),
+            frontends_in: BTreeMap::new(),
+            frontends_out: BTreeSet::new(),
+            addresses_out: BTreeMap::new(),
+        }
+    }
+}
+
+impl<F: Family> FamilyChanges<F> {
+    /// Every write, in the order in which it must be done.
+    pub fn writes(&self) -> impl Iterator<Item = Write<'_, F>> {
+        let slots = self
+            .slots_in
+            .iter()
+            .map(|(&first, backends)| Write::Slots { first, backends });
+        let addresses = self
+            .addresses_in
+            .iter()
+            .map(|(&addr, &flags)| Write::Address { addr, flags });
+        let frontends = self
+            .frontends_in
+            .iter()
+            .map(|(&key, &value)| Write::Frontend { key, value });
+        let gone = self
+            .frontends_out
+            .iter()
+            .map(|&key| Write::RemoveFrontend { key });
+        let lost = self
+            .addresses_out
+            .iter()
+            .map(|(&addr, &flags)| match flags {
+                0 => Write::RemoveAddress { addr },
+                flags => Write::Address { addr, flags },
+            });
+        slots
+            .chain(addresses)
+            .chain(frontends)
+            .chain(gone)
+            .chain(lost)
+    }
+
+    /// How many map entries are written or removed.
+    pub fn len(&self) -> usize {
+        self.slots_in.values().map(Vec::len).sum::<usize>()
+            + self.addresses_in.len()
+            + self.frontends_in.len()
+            + self.frontends_out.len()
+            + self.addresses_out.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn merge(&mut self, later: Self) {
+        self.slots_in.extend(later.slots_in);
+        for (addr, flags) in later.addresses_in {
+            self.addresses_out.remove(&addr);
+            self.addresses_in.insert(addr, flags);
+        }
+        for (key, value) in later.frontends_in {
+            self.frontends_out.remove(&key);
+            self.frontends_in.insert(key, value);
+        }
+        for key in later.frontends_out {
+            self.frontends_in.remove(&key);
+            self.frontends_out.insert(key);
+        }
+        self.addresses_out.extend(later.addresses_out);
+    }
+}
+
+impl Changes {
+    /// How many map entries are written or removed.
+    pub fn len(&self) -> usize {
+        self.services_in.len() + self.v4.len() + self.v6.len() + self.services_out.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds changes that were planned after these. The result leads to the same maps as one after the other, in fewer
+    /// writes and with every prefix as safe; that needs that no quarantine was released in between.
+    pub fn merge(&mut self, later: Changes) {
+        for (id, label) in later.services_in {
+            self.services_out.remove(&id);
+            self.services_in.insert(id, label);
+        }
+        self.v4.merge(later.v4);
+        self.v6.merge(later.v6);
+        for id in later.services_out {
+            self.services_in.remove(&id);
+            self.services_out.insert(id);
+        }
+    }
+}
