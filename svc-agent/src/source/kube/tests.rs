@@ -181,3 +181,9 @@ async fn a_kubeconfig_that_is_not_there_is_an_error_that_says_what_to_do() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn a_client_for_https_can_be_made() {
+    // Without a cryptography provider compiled in, this is where it would show.
+    assert!(Client::try_from(Config::new("https://127.0.0.1:6443".parse().unwrap())).is_ok());
+}
