@@ -4,6 +4,7 @@
 //! Kubernetes API | manifests ─watch→ Cluster ─compile→ Desired ─diff(Actual)→ Changes ─apply→ maps
 //! ```
 
+pub mod check;
 pub mod claims;
 pub mod cluster;
 pub mod compile;
@@ -11,9 +12,11 @@ pub mod config;
 pub mod dataplane;
 pub mod desired;
 pub mod health;
+pub mod inspect;
 pub mod maglev;
 pub mod node;
 pub mod plan;
+pub mod reconcile;
 pub mod refusals;
 pub mod run;
 pub mod source;

@@ -15,6 +15,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use crate::cluster::{Change, Event};
+use crate::desired::Refusal;
 use crate::refusals::Refusals;
 use folder::{Folder, Objects};
 
@@ -62,6 +63,14 @@ pub async fn run(dir: &Path, events: mpsc::Sender<Event>) -> Result<(), Error> {
                 .flatten();
         }
     }
+}
+
+/// Reads the folder once: what [`run`] says first, and what it refuses.
+pub fn read(dir: &Path) -> Result<(Vec<Event>, Vec<Refusal>), Error> {
+    let dir = std::path::absolute(dir).map_err(|e| Error::Folder(dir.to_owned(), e))?;
+    std::fs::read_dir(&dir).map_err(|e| Error::Folder(dir.clone(), e))?;
+    let (objects, refusals) = Folder::new(dir).read();
+    Ok((news(None, &objects), refusals))
 }
 
 /// What differs from what was said last. Endpoints come before the Services that need them.

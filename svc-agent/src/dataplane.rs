@@ -1,0 +1,234 @@
+//! `Changes` → maps, programs → hooks. The only module that knows aya.
+//!
+//! Everything is pinned below `<bpf-root>/v1`: traffic does not depend on the agent being alive, and a new agent finds
+//! maps and links again, swaps the programs in place and writes only what differs.
+
+mod error;
+mod links;
+mod maps;
+mod sys;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{DevMapHash, MapData, MapInfo};
+use aya::{Ebpf, EbpfLoader};
+use svc_common::family::{V4, V6};
+use svc_common::reason::Reason;
+use svc_common::table::{Flow, FlowKey, NodeConfig};
+
+pub use error::Error;
+pub use links::{Hook, SOCKET_HOOKS, XdpMode};
+pub use maps::Snapshot;
+
+use crate::plan::{Capacities, Changes};
+use maps::Maps;
+
+/// The eBPF object, built from svc-ebpf by the build script.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/svc-ebpf"));
+
+/// The layout of the pinned maps. A change of layout is a new folder.
+const VERSION: &str = "v1";
+
+/// The address of each device and family, by (ifindex, is IPv6); index 0 is the node itself.
+pub type DeviceAddresses = BTreeMap<(u32, bool), IpAddr>;
+
+pub type Flows = (Vec<(FlowKey<V4>, Flow<V4>)>, Vec<(FlowKey<V6>, Flow<V6>)>);
+
+/// The loaded programs and their maps.
+pub struct Dataplane {
+    /// Of the pinned maps.
+    folder: PathBuf,
+    ebpf: Ebpf,
+    maps: Maps,
+    xdp_devices: DevMapHash<MapData>,
+    links: links::Links,
+}
+
+impl Dataplane {
+    /// Loads the programs; takes over the maps and links that are pinned below `root`, or makes them.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        let folder = root.join(VERSION);
+        let (maps, links) = (folder.join("maps"), folder.join("links"));
+        for path in [&maps, &links] {
+            fs::create_dir_all(path).map_err(|source| match source.kind() {
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound => Error::NotBpffs(root.into()),
+                _ => Error::Pin { what: "create", path: path.clone(), source },
+            })?;
+        }
+        if !is_bpffs(&maps) {
+            return Err(Error::NotBpffs(root.into()));
+        }
+        check_layout(&maps)?;
+        let mut loader = EbpfLoader::new();
+        for name in maps::PINNED {
+            loader.map_pin_path(name, maps.join(name));
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+        links::load_programs(&mut ebpf)?;
+        let xdp_devices = ebpf.take_map("XDP_DEVICES").ok_or(Error::Missing("XDP_DEVICES"))?;
+        let xdp_devices = DevMapHash::try_from(xdp_devices)
+            .map_err(|source| Error::Map { what: "use", name: "XDP_DEVICES", source })?;
+        let folder = maps;
+        let maps = Maps::take(TakeFrom(&mut ebpf))?;
+        Ok(Self { folder, ebpf, maps, xdp_devices, links: links::Links::open(links)? })
+    }
+
+    pub fn read(&self) -> Result<Snapshot, Error> {
+        self.maps.read()
+    }
+
+    /// How many entries the pinned maps have room for.
+    pub fn capacities(&self) -> Result<Capacities, Error> {
+        let entries = |name| Ok::<_, Error>(pinned_info(&self.folder, name)?.max_entries());
+        Ok(Capacities {
+            frontends: entries("FRONTENDS_V4")?,
+            addresses: entries("ADDRESSES_V4")?,
+            slots: entries("SLOTS_V4")?,
+            services: entries("SERVICES")?,
+        })
+    }
+
+    /// Writes changes in their order.
+    pub fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
+        self.maps.apply(changes)
+    }
+
+    pub fn configure(&mut self, config: &NodeConfig) -> Result<(), Error> {
+        self.maps.configure(config)
+    }
+
+    pub fn set_devices(&mut self, addresses: &DeviceAddresses) -> Result<(), Error> {
+        self.maps.set_devices(addresses)
+    }
+
+    pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
+        self.maps.reasons()
+    }
+
+    /// Attaches exactly these hooks to devices; detaches what was attached to others. Returns what could not be
+    /// attached; the rest is.
+    pub fn attach_devices(&mut self, wanted: &BTreeMap<(u32, Hook), String>) -> Vec<Error> {
+        let refused = self.links.attach_devices(&mut self.ebpf, wanted);
+        let with_xdp = self.links.devices_with_xdp();
+        let known: Vec<u32> = self.xdp_devices.keys().flatten().collect();
+        for ifindex in known.iter().filter(|ifindex| !with_xdp.contains(ifindex)) {
+            // A device that is gone has left the map already.
+            let _ = self.xdp_devices.remove(*ifindex);
+        }
+        for ifindex in with_xdp {
+            if let Err(error) = self.xdp_devices.insert(ifindex, ifindex, None, 0) {
+                tracing::warn!("XDP will not redirect to device {ifindex}: {error}");
+            }
+        }
+        refused
+    }
+
+    /// Attaches the socket hooks to a cgroup, or (None) detaches them.
+    pub fn attach_sockets(&mut self, cgroup: Option<&Path>) -> Result<(), Error> {
+        self.links.attach_sockets(&mut self.ebpf, cgroup)
+    }
+}
+
+/// Takes maps out of a loaded object.
+struct TakeFrom<'a>(&'a mut Ebpf);
+
+impl maps::Supply for TakeFrom<'_> {
+    fn take(&mut self, name: &'static str) -> Result<aya::maps::Map, Error> {
+        self.0.take_map(name).ok_or(Error::Missing(name))
+    }
+}
+
+/// The pinned maps, read without a running agent.
+pub struct Pinned {
+    maps: Maps,
+}
+
+impl Pinned {
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        let folder = root.join(VERSION).join("maps");
+        if !folder.join("FRONTENDS_V4").exists() {
+            return Err(Error::NotPinned(root.into()));
+        }
+        check_layout(&folder)?;
+        Ok(Self { maps: Maps::take(folder.as_path())? })
+    }
+
+    pub fn read(&self) -> Result<Snapshot, Error> {
+        self.maps.read()
+    }
+
+    pub fn flows(&self) -> Result<Flows, Error> {
+        self.maps.flows()
+    }
+
+    pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
+        self.maps.reasons()
+    }
+}
+
+/// Removes every pin below `root`, and with the last reference the links and maps. Returns what was removed.
+pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut removed = Vec::new();
+    if !root.exists() {
+        return Ok(removed);
+    }
+    // Links first: no program may meet a map that is half gone.
+    for folder in [root.join(VERSION).join("links"), root.join(VERSION).join("maps")] {
+        for path in links::entries(&folder)? {
+            fs::remove_file(&path).map_err(|source| Error::Pin { what: "remove", path: path.clone(), source })?;
+            removed.push(path);
+        }
+        remove_dir(&folder)?;
+    }
+    remove_dir(&root.join(VERSION))?;
+    // The root may be the mount point itself, or hold what is not ours: then it stays.
+    let _ = fs::remove_dir(root);
+    Ok(removed)
+}
+
+fn remove_dir(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Pin { what: "remove", path: path.into(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a folder is on a bpf file system.
+pub fn is_bpffs(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path).is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
+}
+
+/// Refuses pinned maps whose keys or values are of other sizes than ours.
+fn check_layout(folder: &Path) -> Result<(), Error> {
+    let object = aya_obj::Object::parse(OBJECT).map_err(|e| Error::Load(e.into()))?;
+    for name in maps::PINNED {
+        let path = folder.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let Some(map) = object.maps.get(name) else {
+            return Err(Error::Missing(name));
+        };
+        let found = pinned_info(folder, name)?;
+        let (found, expected) = ((found.key_size(), found.value_size()), (map.key_size(), map.value_size()));
+        if found != expected {
+            let sizes = |(key, value): (u32, u32)| format!("{key}-byte keys and {value}-byte values");
+            return Err(Error::Layout { path, found: sizes(found), expected: sizes(expected) });
+        }
+    }
+    Ok(())
+}
+
+fn pinned_info(folder: &Path, name: &'static str) -> Result<MapInfo, Error> {
+    MapInfo::from_pin(folder.join(name)).map_err(|source| Error::Map { what: "inspect pinned", name, source })
+}
+
+/// The cookie of the network namespace that this process is in, as the socket hooks see it.
+pub fn netns_cookie() -> std::io::Result<u64> {
+    sys::netns_cookie()
+}

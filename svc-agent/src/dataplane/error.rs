@@ -1,0 +1,37 @@
+use std::io;
+use std::path::PathBuf;
+
+/// What can go wrong between the agent and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot load the eBPF object: {0}")]
+    Load(#[from] aya::EbpfError),
+    #[error("the kernel refuses program {name}: {}", verifier_line(source))]
+    Program { name: &'static str, source: aya::programs::ProgramError },
+    #[error("cannot {what} map {name}: {source}")]
+    Map { what: &'static str, name: &'static str, source: aya::maps::MapError },
+    #[error("the eBPF object has no {0}; agent and object are from different builds")]
+    Missing(&'static str),
+    #[error("the pinned map {path} is of another version ({found}, expected {expected}); its traffic goes on. Run `svc-agent cleanup` to start anew")]
+    Layout { path: PathBuf, found: String, expected: String },
+    #[error("cannot {what} {path}: {source}")]
+    Pin { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot attach {name} to {target}: {source}")]
+    Attach { name: &'static str, target: String, source: io::Error },
+    #[error("{0}: no maps of svcplane are pinned there. Is the agent running with this --bpf-root?")]
+    NotPinned(PathBuf),
+    #[error("{0} is not on a bpf file system: mount -t bpf bpf /sys/fs/bpf")]
+    NotBpffs(PathBuf),
+}
+
+/// The verifier's last words say what is wrong; the log before them is for `-v`.
+fn verifier_line(error: &aya::programs::ProgramError) -> String {
+    match error {
+        aya::programs::ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let line = log.lines().rev().find(|l| !l.starts_with("processed") && !l.starts_with("verification"));
+            format!("{io_error}: {}", line.unwrap_or_default())
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,277 @@
+//! Programs → hooks. A link is pinned under the name of what it is attached to; a name that is found is taken over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle};
+use aya::programs::{Program, ProgramFd, SchedClassifier, TcAttachType, tc};
+
+use super::{Error, sys};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum XdpMode {
+    Native,
+    Generic,
+}
+
+/// A place on a device where a program can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    PodIngress,
+    PodEgress,
+    NodeIngress,
+    NodeEgress,
+    Xdp(XdpMode),
+}
+
+// enum bpf_attach_type, include/uapi/linux/bpf.h
+const TCX_INGRESS: u32 = 46;
+const TCX_EGRESS: u32 = 47;
+const XDP: u32 = 37;
+
+impl Hook {
+    /// The program that belongs there.
+    const fn program(self) -> &'static str {
+        match self {
+            Hook::PodIngress => "pod_ingress",
+            Hook::PodEgress => "pod_egress",
+            Hook::NodeIngress => "node_ingress",
+            Hook::NodeEgress => "node_egress",
+            Hook::Xdp(_) => "node_xdp",
+        }
+    }
+
+    /// Attach type and flags of `BPF_LINK_CREATE`.
+    const fn attach(self) -> (u32, u32) {
+        match self {
+            Hook::PodIngress | Hook::NodeIngress => (TCX_INGRESS, 0),
+            Hook::PodEgress | Hook::NodeEgress => (TCX_EGRESS, 0),
+            // XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE (include/uapi/linux/if_link.h)
+            Hook::Xdp(XdpMode::Native) => (XDP, 1 << 2),
+            Hook::Xdp(XdpMode::Generic) => (XDP, 1 << 1),
+        }
+    }
+
+    /// The direction, for kernels without tcx.
+    const fn direction(self) -> Option<TcAttachType> {
+        match self {
+            Hook::PodIngress | Hook::NodeIngress => Some(TcAttachType::Ingress),
+            Hook::PodEgress | Hook::NodeEgress => Some(TcAttachType::Egress),
+            Hook::Xdp(_) => None,
+        }
+    }
+
+    /// How its pin is called, beside the device's index. A dot is not allowed on bpffs.
+    const fn pin_name(self) -> &'static str {
+        match self {
+            Hook::Xdp(XdpMode::Native) => "node_xdp_native",
+            Hook::Xdp(XdpMode::Generic) => "node_xdp_generic",
+            other => other.program(),
+        }
+    }
+
+    const ALL: [Hook; 6] = [
+        Hook::PodIngress,
+        Hook::PodEgress,
+        Hook::NodeIngress,
+        Hook::NodeEgress,
+        Hook::Xdp(XdpMode::Native),
+        Hook::Xdp(XdpMode::Generic),
+    ];
+}
+
+/// The programs of the cgroup, with their attach types.
+pub const SOCKET_HOOKS: [(&str, u32); 8] = [
+    ("connect4", 10),
+    ("connect6", 11),
+    ("sendmsg4", 14),
+    ("sendmsg6", 15),
+    ("recvmsg4", 19),
+    ("recvmsg6", 20),
+    ("getpeername4", 29),
+    ("getpeername6", 30),
+];
+
+/// Loads every program of the object.
+pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let devices = ["pod_ingress", "pod_egress", "node_ingress", "node_egress", "node_xdp"];
+    for name in devices.into_iter().chain(SOCKET_HOOKS.map(|(name, _)| name)) {
+        let loaded = match ebpf.program_mut(name).ok_or(Error::Missing(name))? {
+            Program::SchedClassifier(program) => program.load(),
+            Program::Xdp(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            _ => return Err(Error::Missing(name)),
+        };
+        loaded.map_err(|source| Error::Program { name, source })?;
+    }
+    Ok(())
+}
+
+fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a ProgramFd, Error> {
+    let fd = match ebpf.program(name).ok_or(Error::Missing(name))? {
+        Program::SchedClassifier(program) => program.fd(),
+        Program::Xdp(program) => program.fd(),
+        Program::CgroupSockAddr(program) => program.fd(),
+        _ => return Err(Error::Missing(name)),
+    };
+    fd.map_err(|source| Error::Program { name, source })
+}
+
+/// Priority and handle of our filters on kernels without tcx: fixed, so that a new agent replaces its predecessor's.
+const CLSACT_PRIORITY: u16 = 1;
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x5c);
+
+pub(super) struct Links {
+    folder: PathBuf,
+    /// Kernels before 6.6 have no tcx.
+    tcx: bool,
+    attached: BTreeSet<(u32, Hook)>,
+}
+
+impl Links {
+    pub(super) fn open(folder: PathBuf) -> Result<Self, Error> {
+        let tcx = aya::util::KernelVersion::current().map_or(true, |v| v >= aya::util::KernelVersion::new(6, 6, 0));
+        Ok(Self { folder, tcx, attached: BTreeSet::new() })
+    }
+
+    pub(super) fn devices_with_xdp(&self) -> BTreeSet<u32> {
+        self.attached.iter().filter(|(_, hook)| matches!(hook, Hook::Xdp(_))).map(|(ifindex, _)| *ifindex).collect()
+    }
+
+    pub(super) fn attach_devices(&mut self, ebpf: &mut Ebpf, wanted: &BTreeMap<(u32, Hook), String>) -> Vec<Error> {
+        let mut refused = self.detach_others(wanted);
+        for (&(ifindex, hook), device) in wanted {
+            if self.attached.contains(&(ifindex, hook)) {
+                continue;
+            }
+            match self.attach(ebpf, ifindex, hook, device) {
+                Ok(()) => {
+                    tracing::debug!("{} on {device}", hook.pin_name());
+                    self.attached.insert((ifindex, hook));
+                }
+                Err(error) => refused.push(error),
+            }
+        }
+        refused
+    }
+
+    fn attach(&self, ebpf: &mut Ebpf, ifindex: u32, hook: Hook, device: &str) -> Result<(), Error> {
+        if let (Some(direction), false) = (hook.direction(), self.tcx) {
+            return attach_clsact(ebpf, hook.program(), device, direction);
+        }
+        let (attach_type, flags) = hook.attach();
+        let program = program_fd(ebpf, hook.program())?.as_fd();
+        let path = self.folder.join(format!("{}@{ifindex}", hook.pin_name()));
+        self.place(hook.program(), program, ifindex, attach_type, flags, &path, device)
+    }
+
+    /// Swaps the program of the pinned link, or makes and pins a new one.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one system call")]
+    fn place(
+        &self,
+        name: &'static str,
+        program: BorrowedFd<'_>,
+        target: u32,
+        attach_type: u32,
+        flags: u32,
+        path: &Path,
+        on: &str,
+    ) -> Result<(), Error> {
+        if let Ok(link) = sys::get_pinned(path) {
+            match sys::link_update(link.as_fd(), program) {
+                Ok(()) => return Ok(()),
+                // The device or cgroup that it was attached to is gone, and this is another of the same name.
+                Err(error) => tracing::debug!("replacing the link {}: {error}", path.display()),
+            }
+            drop(link);
+            remove(path)?;
+        }
+        let link: OwnedFd = sys::link_create(program, target, attach_type, flags)
+            .map_err(|source| Error::Attach { name, target: on.to_owned(), source })?;
+        sys::pin(link.as_fd(), path).map_err(|source| Error::Pin { what: "pin", path: path.into(), source })
+    }
+
+    /// Removes the links that nobody wants, those of devices that are gone among them.
+    fn detach_others(&mut self, wanted: &BTreeMap<(u32, Hook), String>) -> Vec<Error> {
+        let keep: BTreeSet<String> =
+            wanted.keys().map(|(ifindex, hook)| format!("{}@{ifindex}", hook.pin_name())).collect();
+        let mut refused = Vec::new();
+        let names = Hook::ALL.map(Hook::pin_name);
+        let pins = match entries(&self.folder) {
+            Ok(pins) => pins,
+            Err(error) => return vec![error],
+        };
+        for path in pins {
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let ours = name.split_once('@').is_some_and(|(hook, _)| names.contains(&hook));
+            if ours && !keep.contains(&name) {
+                refused.extend(remove(&path).err());
+            }
+        }
+        self.attached.retain(|at| wanted.contains_key(at));
+        refused
+    }
+
+    pub(super) fn attach_sockets(&mut self, ebpf: &mut Ebpf, cgroup: Option<&Path>) -> Result<(), Error> {
+        let Some(cgroup) = cgroup else {
+            return SOCKET_HOOKS.into_iter().try_for_each(|(name, _)| remove(&self.folder.join(name)));
+        };
+        let folder = fs::File::open(cgroup)
+            .map_err(|source| Error::Pin { what: "open cgroup", path: cgroup.into(), source })?;
+        let target = folder.as_raw_fd().cast_unsigned();
+        for (name, attach_type) in SOCKET_HOOKS {
+            let program = program_fd(ebpf, name)?.as_fd();
+            let path = self.folder.join(name);
+            // BPF_F_ALLOW_MULTI is how links attach to cgroups: programs of others keep running.
+            self.place(name, program, target, attach_type, 0, &path, &cgroup.display().to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// Attaches through the clsact qdisc. The filter stays when the agent goes.
+fn attach_clsact(ebpf: &mut Ebpf, name: &'static str, device: &str, direction: TcAttachType) -> Result<(), Error> {
+    let failed = |error: String| Error::Attach { name, target: device.to_owned(), source: io::Error::other(error) };
+    // It is there already on all but the first start.
+    let _ = tc::qdisc_add_clsact(device);
+    let program: &mut SchedClassifier = ebpf
+        .program_mut(name)
+        .ok_or(Error::Missing(name))?
+        .try_into()
+        .map_err(|source| Error::Program { name, source })?;
+    let options = || {
+        TcAttachOptions::Netlink(NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, ..NlOptions::default() })
+    };
+    let old = tc::SchedClassifierLink::attached(device, direction, CLSACT_PRIORITY, CLSACT_HANDLE, None);
+    let id = match old.map_err(|e| failed(e.to_string())).map(|old| program.attach_to_link(old)) {
+        Ok(Ok(id)) => id,
+        _ => program.attach_with_options(device, direction, options()).map_err(|e| failed(e.to_string()))?,
+    };
+    // Dropping the link would detach it.
+    let link = program.take_link(id).map_err(|e| failed(e.to_string()))?;
+    std::mem::forget(link);
+    Ok(())
+}
+
+/// The pins in a folder.
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |source| Error::Pin { what: "read", path: folder.into(), source };
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
+        Ok(entries) => entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect(),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Pin { what: "remove", path: path.into(), source })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,245 @@
+//! The pinned maps, typed: `Actual` ← maps, `Changes` → maps.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use svc_common::family::{Addr, Family, V4, V6};
+use svc_common::reason::Reason;
+use svc_common::table::{Backend, Flow, FlowKey, Frontend, FrontendKey, NodeConfig, ServiceLabel};
+
+use super::Error;
+use crate::plan::{Actual, Changes, FamilyChanges, Write, label};
+
+/// The names of one family's maps in the object.
+#[derive(Clone, Copy)]
+struct Names {
+    addresses: &'static str,
+    frontends: &'static str,
+    slots: &'static str,
+    flows: &'static str,
+    devices: &'static str,
+}
+
+const V4_NAMES: Names = Names {
+    addresses: "ADDRESSES_V4",
+    frontends: "FRONTENDS_V4",
+    slots: "SLOTS_V4",
+    flows: "FLOWS_V4",
+    devices: "DEVICES_V4",
+};
+const V6_NAMES: Names = Names {
+    addresses: "ADDRESSES_V6",
+    frontends: "FRONTENDS_V6",
+    slots: "SLOTS_V6",
+    flows: "FLOWS_V6",
+    devices: "DEVICES_V6",
+};
+
+/// Every map that outlives the agent.
+pub(super) const PINNED: [&str; 18] = [
+    "ADDRESSES_V4", "ADDRESSES_V6", "FRONTENDS_V4", "FRONTENDS_V6", "SLOTS_V4", "SLOTS_V6", "FLOWS_V4", "FLOWS_V6",
+    "SOCKETS_V4", "SOCKETS_V6", "FRAGMENTS_V4", "FRAGMENTS_V6", "DEVICES_V4", "DEVICES_V6", "CONFIG", "SERVICES",
+    "REASONS", "XDP_DEVICES",
+];
+
+/// Where maps come from: the object that was just loaded, or their pins.
+pub(super) trait Supply {
+    fn take(&mut self, name: &'static str) -> Result<Map, Error>;
+}
+
+impl Supply for Ebpf {
+    fn take(&mut self, name: &'static str) -> Result<Map, Error> {
+        self.take_map(name).ok_or(Error::Missing(name))
+    }
+}
+
+impl Supply for &Path {
+    fn take(&mut self, name: &'static str) -> Result<Map, Error> {
+        let failed = |source| Error::Map { what: "open pinned", name, source };
+        let data = MapData::from_pin(self.join(name)).map_err(failed)?;
+        Map::from_map_data(data).map_err(failed)
+    }
+}
+
+pub(super) struct FamilyMaps<F: Family>
+where
+    F::Addr: aya::Pod,
+{
+    names: Names,
+    addresses: HashMap<MapData, F::Addr, u32>,
+    frontends: HashMap<MapData, FrontendKey<F>, Frontend>,
+    slots: Array<MapData, Backend<F>>,
+    flows: HashMap<MapData, FlowKey<F>, Flow<F>>,
+    devices: HashMap<MapData, u32, F::Addr>,
+}
+
+/// All maps that the agent reads or writes.
+pub(super) struct Maps {
+    v4: FamilyMaps<V4>,
+    v6: FamilyMaps<V6>,
+    services: HashMap<MapData, u32, ServiceLabel>,
+    config: Array<MapData, NodeConfig>,
+    reasons: PerCpuArray<MapData, u64>,
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(supply: &mut impl Supply, name: &'static str) -> Result<T, Error> {
+    T::try_from(supply.take(name)?).map_err(failing("use", name))
+}
+
+fn failing(what: &'static str, name: &'static str) -> impl Fn(MapError) -> Error {
+    move |source| Error::Map { what, name, source }
+}
+
+/// Removing what is not there is no error.
+fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+impl<F: Family> FamilyMaps<F>
+where
+    F::Addr: aya::Pod,
+{
+    fn take(supply: &mut impl Supply, names: Names) -> Result<Self, Error> {
+        Ok(Self {
+            names,
+            addresses: typed(supply, names.addresses)?,
+            frontends: typed(supply, names.frontends)?,
+            slots: typed(supply, names.slots)?,
+            flows: typed(supply, names.flows)?,
+            devices: typed(supply, names.devices)?,
+        })
+    }
+
+    fn read(&self) -> Result<Actual<F>, Error> {
+        let frontends: BTreeMap<_, _> =
+            self.frontends.iter().collect::<Result<_, _>>().map_err(failing("read", self.names.frontends))?;
+        let addresses: BTreeMap<_, _> =
+            self.addresses.iter().collect::<Result<_, _>>().map_err(failing("read", self.names.addresses))?;
+        let slot = |index: u32| match self.slots.get(&index, 0) {
+            Ok(backend) => Ok(Some(backend)),
+            Err(MapError::OutOfBounds { .. }) => Ok(None),
+            Err(source) => Err(failing("read", self.names.slots)(source)),
+        };
+        Actual::read(frontends, addresses, slot)
+    }
+
+    fn flows(&self) -> Result<Vec<(FlowKey<F>, Flow<F>)>, Error> {
+        self.flows.iter().collect::<Result<_, _>>().map_err(failing("read", self.names.flows))
+    }
+
+    fn apply(&mut self, changes: &FamilyChanges<F>) -> Result<(), Error> {
+        let names = self.names;
+        for write in changes.writes() {
+            match write {
+                Write::Slots { first, backends } => {
+                    for (index, backend) in (first..).zip(backends) {
+                        self.slots.set(index, backend, 0).map_err(failing("write", names.slots))?;
+                    }
+                }
+                Write::Address { addr, flags } => {
+                    self.addresses.insert(addr, flags, 0).map_err(failing("write", names.addresses))?;
+                }
+                Write::RemoveAddress { addr } => {
+                    gone(self.addresses.remove(&addr)).map_err(failing("write", names.addresses))?;
+                }
+                Write::Frontend { key, value } => {
+                    self.frontends.insert(key, value, 0).map_err(failing("write", names.frontends))?;
+                }
+                Write::RemoveFrontend { key } => {
+                    gone(self.frontends.remove(&key)).map_err(failing("write", names.frontends))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes DEVICES say exactly this.
+    fn set_devices(&mut self, wanted: &BTreeMap<u32, F::Addr>) -> Result<(), Error> {
+        let name = self.names.devices;
+        let actual: BTreeMap<u32, F::Addr> =
+            self.devices.iter().collect::<Result<_, _>>().map_err(failing("read", name))?;
+        for (ifindex, addr) in wanted {
+            if actual.get(ifindex) != Some(addr) {
+                self.devices.insert(ifindex, addr, 0).map_err(failing("write", name))?;
+            }
+        }
+        for ifindex in actual.keys().filter(|ifindex| !wanted.contains_key(ifindex)) {
+            gone(self.devices.remove(ifindex)).map_err(failing("write", name))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the maps hold, read at once.
+pub struct Snapshot {
+    pub v4: Actual<V4>,
+    pub v6: Actual<V6>,
+    pub services: BTreeMap<u32, String>,
+}
+
+impl Maps {
+    pub(super) fn take(mut supply: impl Supply) -> Result<Self, Error> {
+        let supply = &mut supply;
+        Ok(Self {
+            v4: FamilyMaps::take(supply, V4_NAMES)?,
+            v6: FamilyMaps::take(supply, V6_NAMES)?,
+            services: typed(supply, "SERVICES")?,
+            config: typed(supply, "CONFIG")?,
+            reasons: typed(supply, "REASONS")?,
+        })
+    }
+
+    pub(super) fn read(&self) -> Result<Snapshot, Error> {
+        let labels: BTreeMap<u32, ServiceLabel> =
+            self.services.iter().collect::<Result<_, _>>().map_err(failing("read", "SERVICES"))?;
+        let services = labels.iter().map(|(id, value)| (*id, label::decode(value))).collect();
+        Ok(Snapshot { v4: self.v4.read()?, v6: self.v6.read()?, services })
+    }
+
+    pub(super) fn flows(&self) -> Result<super::Flows, Error> {
+        Ok((self.v4.flows()?, self.v6.flows()?))
+    }
+
+    pub(super) fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
+        for (id, text) in &changes.services_in {
+            let Some(value) = label::encode(text) else {
+                continue;
+            };
+            self.services.insert(id, value, 0).map_err(failing("write", "SERVICES"))?;
+        }
+        self.v4.apply(&changes.v4)?;
+        self.v6.apply(&changes.v6)?;
+        for id in &changes.services_out {
+            gone(self.services.remove(id)).map_err(failing("write", "SERVICES"))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn configure(&mut self, config: &NodeConfig) -> Result<(), Error> {
+        self.config.set(0, config, 0).map_err(failing("write", "CONFIG"))
+    }
+
+    pub(super) fn set_devices(&mut self, addresses: &super::DeviceAddresses) -> Result<(), Error> {
+        fn of<F: Family>(addresses: &super::DeviceAddresses) -> BTreeMap<u32, F::Addr> {
+            let own = addresses.iter().filter_map(|((ifindex, _), ip)| Some((*ifindex, F::addr_from_std(*ip)?)));
+            own.filter(|(_, addr)| *addr != F::Addr::UNSPECIFIED).collect()
+        }
+        self.v4.set_devices(&of::<V4>(addresses))?;
+        self.v6.set_devices(&of::<V6>(addresses))
+    }
+
+    /// Packets and calls that did not go through, by reason.
+    pub(super) fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
+        let total = |reason: Reason| {
+            let per_cpu = self.reasons.get(&(reason as u32), 0).map_err(failing("read", "REASONS"))?;
+            Ok((reason, per_cpu.iter().sum()))
+        };
+        Reason::ALL.into_iter().map(total).collect()
+    }
+}

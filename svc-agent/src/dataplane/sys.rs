@@ -1,0 +1,78 @@
+//! The `bpf(2)` commands for links and pins that aya 0.14 does not offer for every kind of link: it cannot pin one of a
+//! cgroup. One way for all kinds, so that every link is pinned, found again and updated alike.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+// enum bpf_cmd, include/uapi/linux/bpf.h
+const OBJ_PIN: i32 = 6;
+const OBJ_GET: i32 = 7;
+const LINK_CREATE: i32 = 28;
+const LINK_UPDATE: i32 = 29;
+
+/// Room of `union bpf_attr` that the commands here use; the kernel takes the rest as zero.
+type Attr = [u32; 16];
+
+/// Attaches a program to a device (by index) or a cgroup (by descriptor). Linux 5.7; tcx 6.6.
+pub(super) fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attr: Attr = [0; 16];
+    attr[..4].copy_from_slice(&[program.as_raw_fd().cast_unsigned(), target, attach_type, flags]);
+    let fd = bpf(LINK_CREATE, &attr)?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Swaps the program of a link, atomically. ENOLINK: what it was attached to is gone.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr: Attr = [0; 16];
+    attr[..2].copy_from_slice(&[link.as_raw_fd().cast_unsigned(), program.as_raw_fd().cast_unsigned()]);
+    bpf(LINK_UPDATE, &attr).map(drop)
+}
+
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    bpf(OBJ_PIN, &path_attr(&path, object.as_raw_fd().cast_unsigned())).map(drop)
+}
+
+pub(super) fn get_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let fd = bpf(OBJ_GET, &path_attr(&path, 0))?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn path_attr(path: &CString, fd: u32) -> Attr {
+    let [a, b, c, d, e, f, g, h] = (path.as_ptr() as u64).to_ne_bytes();
+    let mut attr: Attr = [0; 16];
+    attr[0] = u32::from_ne_bytes([a, b, c, d]);
+    attr[1] = u32::from_ne_bytes([e, f, g, h]);
+    attr[2] = fd;
+    attr
+}
+
+fn bpf(command: i32, attr: &Attr) -> io::Result<i32> {
+    // SAFETY: the attribute outlives the call, its size is stated, and pointers in it are those of live CStrings.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of::<Attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(i32::try_from(result).unwrap_or(0)) }
+}
+
+/// The cookie of this process's network namespace, by `SO_NETNS_COOKIE` (Linux 5.14).
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: i32 = 71;
+    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).or_else(|_| std::net::UdpSocket::bind("[::]:0"))?;
+    let (mut cookie, mut len) = (0u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes at most `len` bytes to `cookie`, and both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}

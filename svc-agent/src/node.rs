@@ -1,0 +1,150 @@
+//! The node's own facts, by netlink: its devices, their addresses, which of them lead outside and which to pods.
+//!
+//! A change is noticed by the kernel's notifications, then everything is read anew: no polling, no event to miss.
+
+mod links;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::config::{self, Glob};
+use crate::dataplane::{DeviceAddresses, Hook, XdpMode};
+
+pub use links::{Error, Watch};
+
+/// What a device is, as far as it concerns us.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Device {
+    pub name: String,
+    /// `IFLA_INFO_KIND`: veth, bridge, vxlan, …; empty for hardware.
+    pub kind: String,
+    pub loopback: bool,
+    /// Frames begin with an Ethernet header.
+    pub ethernet: bool,
+    /// The other end is in another network namespace.
+    pub peer_elsewhere: bool,
+    pub default_route: bool,
+    /// Global addresses in the kernel's order, which is that of preference.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Every device of this network namespace, by index.
+pub type Devices = BTreeMap<u32, Device>;
+
+/// Which devices the agent is told to use.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    pub devices: Vec<Glob>,
+    pub pod_devices: Vec<Glob>,
+}
+
+/// Tunnels bring in what other nodes send: answers to connections that this node masqueraded.
+const TUNNELS: [&str; 3] = ["vxlan", "geneve", "gretap"];
+const POD_KINDS: [&str; 2] = ["veth", "netkit"];
+
+impl Selection {
+    /// Whether packets from outside come in here. `node_addresses`: what the node is known by.
+    pub fn is_outside(&self, device: &Device, node_addresses: &[IpAddr]) -> bool {
+        if device.loopback || !device.ethernet {
+            return false;
+        }
+        if !self.devices.is_empty() {
+            return self.devices.iter().any(|glob| glob.matches(&device.name));
+        }
+        device.default_route
+            || device.addresses.iter().any(|a| node_addresses.contains(a))
+            || TUNNELS.contains(&device.kind.as_str())
+    }
+
+    /// Whether a pod is behind it.
+    pub fn is_pod(&self, device: &Device, node_addresses: &[IpAddr]) -> bool {
+        if device.loopback || !device.ethernet || self.is_outside(device, node_addresses) {
+            return false;
+        }
+        if !self.pod_devices.is_empty() {
+            return self.pod_devices.iter().any(|glob| glob.matches(&device.name));
+        }
+        POD_KINDS.contains(&device.kind.as_str()) && device.peer_elsewhere
+    }
+
+    /// Every hook that belongs on a device.
+    pub fn hooks(
+        &self,
+        devices: &Devices,
+        node_addresses: &[IpAddr],
+        xdp: config::Xdp,
+    ) -> BTreeMap<(u32, Hook), String> {
+        let mut hooks = BTreeMap::new();
+        for (&ifindex, device) in devices {
+            let mut on = |hook| hooks.insert((ifindex, hook), device.name.clone());
+            if self.is_pod(device, node_addresses) {
+                on(Hook::PodIngress);
+                on(Hook::PodEgress);
+            } else if self.is_outside(device, node_addresses) {
+                on(Hook::NodeIngress);
+                on(Hook::NodeEgress);
+                match xdp {
+                    // On a software device native XDP costs more than it saves (docs/performance.md).
+                    config::Xdp::Auto if device.kind.is_empty() => on(Hook::Xdp(XdpMode::Native)),
+                    config::Xdp::Native => on(Hook::Xdp(XdpMode::Native)),
+                    config::Xdp::Generic => on(Hook::Xdp(XdpMode::Generic)),
+                    config::Xdp::Auto | config::Xdp::Off => None,
+                };
+            }
+        }
+        hooks
+    }
+}
+
+/// The addresses that a process of the node may have: packets to them may be answers to us.
+pub fn own_addresses(devices: &Devices) -> BTreeSet<IpAddr> {
+    devices.values().filter(|d| !d.loopback).flat_map(|d| d.addresses.iter().copied()).collect()
+}
+
+/// The node's address of each family, where nothing better is known: that of the default route's device.
+pub fn default_addresses(devices: &Devices) -> Vec<IpAddr> {
+    let of = |v6: bool| {
+        let outside = devices.values().filter(|d| d.default_route);
+        outside.flat_map(|d| &d.addresses).find(|a| a.is_ipv6() == v6).copied()
+    };
+    [of(false), of(true)].into_iter().flatten().collect()
+}
+
+/// The source address of what leaves by each device: its own, else the node's. Index 0 is the node itself.
+pub fn device_addresses(devices: &Devices, primary: &[IpAddr]) -> DeviceAddresses {
+    let mut table = DeviceAddresses::new();
+    for v6 in [false, true] {
+        let node = primary.iter().find(|a| a.is_ipv6() == v6).copied();
+        if let Some(node) = node {
+            table.insert((0, v6), node);
+        }
+        for (&ifindex, device) in devices.iter().filter(|(_, d)| !d.loopback) {
+            let own = device.addresses.iter().find(|a| a.is_ipv6() == v6).copied();
+            // A device that has the node's address leaves with that one, wherever it stands in its list.
+            let own = if device.addresses.iter().any(|a| Some(*a) == node) { node } else { own };
+            if let Some(addr) = own.or(node) {
+                table.insert((ifindex, v6), addr);
+            }
+        }
+    }
+    table
+}
+
+/// SNAT ports that the node does not hand out itself: the larger gap around `ip_local_port_range`, above the
+/// privileged ports and clear of the default node port range.
+pub fn snat_ports(local_port_range: &str) -> (u16, u16) {
+    const UNPRIVILEGED: u16 = 1024;
+    const NODE_PORTS: u16 = 30_000;
+    let mut numbers = local_port_range.split_whitespace().map_while(|n| n.parse::<u16>().ok());
+    let (low, high) = match (numbers.next(), numbers.next()) {
+        (Some(low), Some(high)) if low <= high => (low, high),
+        _ => (32_768, 60_999),
+    };
+    let below = (UNPRIVILEGED, low.min(NODE_PORTS).saturating_sub(1));
+    let above = (high.saturating_add(1).max(32_768), u16::MAX);
+    let size = |(from, to): (u16, u16)| to.saturating_sub(from);
+    if size(below) >= size(above) && size(below) > 0 { below } else { above }
+}
+
+#[cfg(test)]
+mod tests;

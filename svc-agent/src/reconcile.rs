@@ -1,0 +1,102 @@
+//! The user side's line in one place: events into the Cluster, what became dirty through `compile`, claims and `plan`.
+//! Pure; reads no clock, writes no map.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::claims::Claims;
+use crate::cluster::{Cluster, Event};
+use crate::compile::{Facts, compile};
+use crate::desired::{Refusal, ServiceName};
+use crate::plan::{Changes, Planner};
+
+/// The Cluster, the mirror of the maps, and what lies between them.
+pub struct Reconciler {
+    pub cluster: Cluster,
+    pub planner: Planner,
+    claims: Claims,
+    facts: Facts,
+    node_addresses: BTreeSet<IpAddr>,
+    dirty: BTreeSet<ServiceName>,
+    restored: bool,
+}
+
+/// What one round leads to.
+#[derive(Default)]
+pub struct Round {
+    pub changes: Changes,
+    /// Of every Service that was looked at, what is refused of it now; nothing, when all is well.
+    pub refusals: BTreeMap<ServiceName, Vec<Refusal>>,
+}
+
+impl Reconciler {
+    /// Sees the cluster from this node; `planner` knows what is in the maps.
+    pub fn new(cluster: Cluster, planner: Planner) -> Self {
+        Self {
+            cluster,
+            planner,
+            claims: Claims::default(),
+            facts: Facts::default(),
+            node_addresses: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            restored: false,
+        }
+    }
+
+    pub fn apply(&mut self, event: Event) {
+        self.dirty.extend(self.cluster.apply(event));
+    }
+
+    /// Takes in what is known of the node; a change concerns every Service.
+    pub fn set_facts(&mut self, facts: Facts, node_addresses: BTreeSet<IpAddr>) {
+        if facts != self.facts {
+            self.facts = facts;
+            self.dirty_all();
+        }
+        self.node_addresses = node_addresses;
+    }
+
+    /// Starts over with what is really in the maps, after a write has failed.
+    pub fn restart(&mut self, planner: Planner) {
+        self.planner = planner;
+        self.restored = false;
+        self.dirty_all();
+    }
+
+    fn dirty_all(&mut self) {
+        self.dirty.extend(self.cluster.services().map(|(name, _)| name.clone()));
+    }
+
+    /// Plans all that is dirty. Nothing, before the first full sync (A11).
+    pub fn round(&mut self) -> Round {
+        let mut round = Round::default();
+        if !self.cluster.synced() {
+            return round;
+        }
+        round.changes.merge(self.planner.set_node_addresses(&self.node_addresses));
+        if !self.restored {
+            self.restored = true;
+            let known = self.cluster.services().map(|(name, _)| name.clone()).collect();
+            round.changes.merge(self.planner.retain(&known));
+            self.dirty_all();
+        }
+        self.dirty.extend(self.planner.take_retries());
+        while let Some(name) = self.dirty.pop_first() {
+            self.plan(name, &mut round);
+        }
+        round
+    }
+
+    fn plan(&mut self, name: ServiceName, round: &mut Round) {
+        let created = self.cluster.service(&name).and_then(|service| service.created.clone());
+        let (desired, mut refusals) = compile(&self.cluster, &name, &self.facts);
+        self.dirty.extend(self.claims.update(&name, created.as_deref(), &desired));
+        let (desired, lost) = self.claims.award(&name, desired);
+        refusals.extend(lost);
+        let exists = self.cluster.service(&name).is_some();
+        let (changes, unfit) = self.planner.plan(&name, exists.then_some(&desired));
+        refusals.extend(unfit);
+        round.changes.merge(changes);
+        round.refusals.insert(name, refusals);
+    }
+}

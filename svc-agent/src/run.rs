@@ -1,0 +1,323 @@
+//! `svc-agent run`: one task that owns the dataplane, fed by a source and by netlink.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use svc_common::socket::Mode;
+use svc_common::table::{NodeConfig, node_flags};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::cluster::{Cluster, Event};
+use crate::compile::{Facts, node_port_addresses};
+use crate::config::{Run, SocketLb};
+use crate::dataplane::{self, Dataplane, Pinned};
+use crate::health::{self, Health};
+use crate::node::{self, Devices, Selection, Watch};
+use crate::plan::Planner;
+use crate::reconcile::Reconciler;
+use crate::refusals::Refusals;
+use crate::source;
+
+/// Events that come together are planned together.
+const COALESCE: Duration = Duration::from_millis(3);
+/// No packet still reads a run of slots that was given up so long ago: a program runs for microseconds.
+const GRACE: Duration = Duration::from_millis(100);
+/// After a failed write.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(options: &Run) -> Result<()> {
+    let mut agent = Agent::start(options).await?;
+    let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
+    let (events, mut inbox) = mpsc::channel(source::QUEUE);
+    let mut source = start_source(options, agent.reconciler.cluster.node_name().to_owned(), events).await?;
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            ended = &mut source => {
+                ended?;
+                bail!("the source of Services ended");
+            }
+            Some(event) = inbox.recv() => {
+                agent.reconciler.apply(event);
+                agent.gather(&mut inbox).await;
+            }
+            changed = agent.netlink.changed() => {
+                changed?;
+                tokio::time::sleep(COALESCE).await;
+                agent.refresh_node().await?;
+            }
+            () = tokio::time::sleep_until(agent.due.into()), if agent.is_due() => (),
+        }
+        agent.settle();
+    }
+    tracing::info!("stopping; the dataplane stays");
+    if options.unload_on_exit {
+        drop(agent);
+        let removed = dataplane::cleanup(&options.bpf_root)?;
+        tracing::info!("removed {} pins", removed.len());
+    }
+    Ok(())
+}
+
+type Source = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+async fn start_source(options: &Run, node_name: String, events: mpsc::Sender<Event>) -> Result<Source> {
+    if let Some(dir) = options.manifests.clone() {
+        tracing::info!("serving the Services of {}", dir.display());
+        return Ok(Box::pin(async move { Ok(source::manifests::run(&dir, events).await?) }));
+    }
+    let client = source::kube::client(options.kubeconfig.as_deref()).await?;
+    Ok(Box::pin(async move {
+        source::kube::run(client, &node_name, events).await;
+        Ok(())
+    }))
+}
+
+/// The one writer.
+struct Agent<'a> {
+    options: &'a Run,
+    selection: Selection,
+    dataplane: Dataplane,
+    reconciler: Reconciler,
+    refusals: Refusals,
+    health: Arc<Health>,
+    netlink: Watch,
+    devices: Devices,
+    /// When there is something to do by itself: slots to free, a failed write to repeat.
+    due: Instant,
+    freeing: bool,
+    failed: bool,
+    synced: bool,
+}
+
+impl<'a> Agent<'a> {
+    async fn start(options: &'a Run) -> Result<Self> {
+        let node_name = options.node_name().context("reading the host's name; give --hostname-override")?;
+        let health = Arc::new(Health::default());
+        serve(options, &health).await?;
+        let netlink = Watch::open()?;
+        let devices = netlink.devices().await?;
+        let mut dataplane = Dataplane::open(&options.bpf_root)?;
+        let planner = planner(&dataplane)?;
+        dataplane.configure(&node_config(options)?)?;
+        attach_sockets(options, &mut dataplane)?;
+        tracing::info!("node {node_name}: programs loaded, maps at {}", options.bpf_root.display());
+        let mut agent = Self {
+            options,
+            selection: Selection { devices: options.devices.clone(), pod_devices: options.pod_devices.clone() },
+            dataplane,
+            reconciler: Reconciler::new(Cluster::new(node_name), planner),
+            refusals: Refusals::default(),
+            health,
+            netlink,
+            devices,
+            due: Instant::now(),
+            freeing: false,
+            failed: false,
+            synced: false,
+        };
+        agent.attach();
+        Ok(agent)
+    }
+
+    fn is_due(&self) -> bool {
+        self.freeing || self.failed
+    }
+
+    /// Takes in what else has come, for a moment.
+    async fn gather(&mut self, inbox: &mut mpsc::Receiver<Event>) {
+        let until = tokio::time::Instant::now() + COALESCE;
+        while let Ok(Some(event)) = tokio::time::timeout_at(until, inbox.recv()).await {
+            self.reconciler.apply(event);
+        }
+    }
+
+    async fn refresh_node(&mut self) -> Result<()> {
+        let devices = self.netlink.devices().await?;
+        if devices != self.devices {
+            self.devices = devices;
+            self.attach();
+        }
+        Ok(())
+    }
+
+    /// What the node is known by: told, or by its object, or as its default route has it.
+    fn node_ips(&self) -> Vec<IpAddr> {
+        if !self.options.node_ip.is_empty() {
+            return self.options.node_ip.clone();
+        }
+        match self.reconciler.cluster.node() {
+            Some(node) if !node.addresses.is_empty() => node.addresses.clone(),
+            _ => node::default_addresses(&self.devices),
+        }
+    }
+
+    /// Puts the programs where the devices are now.
+    fn attach(&mut self) {
+        let node_ips = self.node_ips();
+        if let Err(error) = self.dataplane.set_devices(&node::device_addresses(&self.devices, &node_ips)) {
+            tracing::error!("{error}");
+            self.fail();
+        }
+        let hooks = self.selection.hooks(&self.devices, &node_ips, self.options.xdp);
+        for error in self.dataplane.attach_devices(&hooks) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Brings the maps to what is wanted.
+    fn settle(&mut self) {
+        if self.failed && self.due <= Instant::now() {
+            self.start_over();
+        }
+        if self.freeing && self.due <= Instant::now() {
+            self.freeing = false;
+            let last = self.reconciler.planner.close_generation();
+            self.reconciler.planner.release(last);
+        }
+        self.take_facts();
+        let round = self.reconciler.round();
+        for (name, refusals) in round.refusals {
+            self.refusals.update(&format!("Service {name}"), refusals);
+        }
+        let entries = round.changes.len();
+        if entries > 0 {
+            let start = Instant::now();
+            if let Err(error) = self.dataplane.apply(&round.changes) {
+                tracing::error!("{error}; trying again in {} s", RETRY.as_secs());
+                return self.fail();
+            }
+            tracing::debug!("wrote {entries} map entries in {:?}", start.elapsed());
+            if !self.freeing && !self.failed {
+                self.freeing = true;
+                self.due = Instant::now() + GRACE;
+            }
+        }
+        if self.reconciler.cluster.synced() && !self.failed {
+            if !self.synced {
+                self.synced = true;
+                let services = self.reconciler.cluster.services().count();
+                tracing::info!("synced: {services} Services, {entries} map entries written");
+            }
+            self.health.synced();
+        }
+    }
+
+    fn take_facts(&mut self) {
+        let node_ips = self.node_ips();
+        let own = node::own_addresses(&self.devices);
+        let local: Vec<IpAddr> = own.iter().copied().collect();
+        let node = self.reconciler.cluster.node();
+        self.health.node_doomed(node.is_some_and(|node| node.doomed));
+        let facts = Facts {
+            node_name: self.reconciler.cluster.node_name().to_owned(),
+            zone: node.and_then(|node| node.zone()).map(str::to_owned),
+            node_port_addresses: node_port_addresses(&self.options.nodeport_addresses, &node_ips, &local),
+            external_cluster_ip: self.options.external_cluster_ip,
+        };
+        let all = own.into_iter().chain(node_ips).collect();
+        self.reconciler.set_facts(facts, all);
+    }
+
+    fn fail(&mut self) {
+        self.failed = true;
+        self.due = Instant::now() + RETRY;
+        self.health.failed();
+    }
+
+    /// After a failed write nobody knows what is in the maps but the maps.
+    fn start_over(&mut self) {
+        match planner(&self.dataplane) {
+            Ok(planner) => {
+                self.failed = false;
+                self.reconciler.restart(planner);
+            }
+            Err(error) => {
+                tracing::error!("{error:#}");
+                self.fail();
+            }
+        }
+    }
+}
+
+fn planner(dataplane: &Dataplane) -> Result<Planner> {
+    let snapshot = dataplane.read()?;
+    Ok(Planner::from_actual(snapshot.v4, snapshot.v6, snapshot.services, dataplane.capacities()?))
+}
+
+fn node_config(options: &Run) -> Result<NodeConfig> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let (snat_min, snat_max) = node::snat_ports(&range);
+    let mode = match options.socket_lb {
+        SocketLb::Off => Mode::Off,
+        SocketLb::Tcp => Mode::Tcp,
+        SocketLb::All => Mode::All,
+        SocketLb::HostOnly => Mode::HostOnly,
+    };
+    Ok(NodeConfig {
+        netns_cookie: dataplane::netns_cookie().context("asking for the network namespace's cookie (Linux 5.14)")?,
+        socket_lb: mode as u32,
+        flags: if options.external_cluster_ip { node_flags::EXTERNAL_CLUSTER_IP } else { 0 },
+        snat_min,
+        snat_max,
+        _pad: 0,
+    })
+}
+
+fn attach_sockets(options: &Run, dataplane: &mut Dataplane) -> Result<()> {
+    if options.socket_lb == SocketLb::Off {
+        return Ok(dataplane.attach_sockets(None)?);
+    }
+    let root = match &options.cgroup_root {
+        Some(root) => root.clone(),
+        None => cgroup_root().context("finding cgroup2; mount it or give --cgroup-root, or --socket-lb off")?,
+    };
+    Ok(dataplane.attach_sockets(Some(&root))?)
+}
+
+/// Where cgroup v2 is mounted: at /sys/fs/cgroup, or below it on hybrid hosts.
+pub fn cgroup_root() -> Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    // proc(5): ... root mount-point options... - type source super-options
+    let cgroup2 = |line: &&str| line.split_once(" - ").is_some_and(|(_, fs)| fs.starts_with("cgroup2 "));
+    let line = mounts.lines().find(cgroup2).context("no cgroup2 is mounted")?;
+    line.split(' ').nth(4).map(PathBuf::from).context("a line of mountinfo is too short")
+}
+
+async fn serve(options: &Run, health: &Arc<Health>) -> Result<()> {
+    if let Some(addr) = options.healthz_bind_address.0 {
+        tokio::spawn(health::serve_health(addr, health.clone()).await?);
+    }
+    if let Some(addr) = options.metrics_bind_address.0 {
+        let root = options.bpf_root.clone();
+        tokio::spawn(health::serve_metrics(addr, health.clone(), move || metrics(&root)).await?);
+    }
+    Ok(())
+}
+
+/// The counters by reason, read from the pinned maps.
+fn metrics(root: &std::path::Path) -> String {
+    let mut text = String::from(
+        "# HELP svcplane_not_forwarded_total Packets and connects that a Service did not carry, by reason.\n\
+         # TYPE svcplane_not_forwarded_total counter\n",
+    );
+    match Pinned::open(root).and_then(|pinned| pinned.reasons()) {
+        Ok(reasons) => {
+            for (reason, count) in reasons {
+                text += &format!("svcplane_not_forwarded_total{{reason=\"{}\"}} {count}\n", reason.name());
+            }
+        }
+        Err(error) => tracing::warn!("metrics: {error}"),
+    }
+    text
+}
