@@ -1,0 +1,214 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use svc_common::family::{Family, Port as NetPort, V4};
+use svc_common::table::{Flow, FlowKey, Scope, TCP, flow_flags, flow_state};
+
+use super::*;
+use crate::desired::{
+    Algorithm, Endpoint, Frontend, FrontendAddr, FrontendKind, Port, Protocol, Run, Service,
+    ServiceName, ServicePortName,
+};
+use crate::plan::{Capacities, Planner};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn snapshot() -> Snapshot {
+    let service = ServiceName {
+        namespace: "default".into(),
+        name: "web".into(),
+    };
+    let endpoint = |text, local| Endpoint {
+        ip: ip(text),
+        port: 8080,
+        local,
+    };
+    let endpoints = vec![endpoint("10.244.0.5", true), endpoint("10.244.1.5", false)];
+    let at = |text, port, scope| FrontendAddr {
+        ip: ip(text),
+        port,
+        protocol: Protocol::Tcp,
+        scope,
+    };
+    let of = |kind, run| Frontend {
+        kind,
+        run,
+        drop_when_empty: false,
+    };
+    let port = Port {
+        name: ServicePortName {
+            service: service.clone(),
+            port: "http".into(),
+        },
+        affinity: 0,
+        runs: vec![
+            Run {
+                algorithm: Algorithm::Random,
+                endpoints: endpoints.clone(),
+            },
+            Run {
+                algorithm: Algorithm::Maglev,
+                endpoints,
+            },
+            Run {
+                algorithm: Algorithm::Random,
+                endpoints: Vec::new(),
+            },
+        ],
+        frontends: BTreeMap::from([
+            (
+                at("10.96.0.10", 80, Scope::Internal),
+                of(FrontendKind::ClusterIp, 0),
+            ),
+            (
+                at("172.18.0.2", 30080, Scope::External),
+                of(FrontendKind::NodePort, 1),
+            ),
+            (
+                at("fd00:96::a", 80, Scope::Internal),
+                of(FrontendKind::ClusterIp, 2),
+            ),
+        ]),
+    };
+    let mut planner = Planner::empty(Capacities::default());
+    planner.plan(&service, Some(&Service { ports: vec![port] }));
+    Snapshot {
+        v4: planner.v4().clone(),
+        v6: planner.v6().clone(),
+        services: planner.labels().clone(),
+    }
+}
+
+fn flow_table() -> Flows {
+    let a = |text| V4::addr_from_std(ip(text)).unwrap();
+    let p = NetPort::new;
+    let forward = FlowKey {
+        src: a("172.18.0.9"),
+        dst: a("172.18.0.2"),
+        sport: p(40000),
+        dport: p(30080),
+        proto: u16::from(TCP),
+        _pad: 0,
+    };
+    let reply = FlowKey {
+        src: a("10.244.1.5"),
+        dst: a("172.18.0.2"),
+        sport: p(8080),
+        dport: p(50000),
+        ..forward
+    };
+    let flow = Flow {
+        seen: 90,
+        service: 1,
+        client: forward.src,
+        frontend: forward.dst,
+        backend: reply.src,
+        nat: reply.dst,
+        client_port: forward.sport,
+        frontend_port: forward.dport,
+        backend_port: reply.sport,
+        nat_port: reply.dport,
+        flags: 0,
+        state: 0,
+        _pad: 0,
+    };
+    let answered = Flow {
+        seen: 98,
+        flags: flow_flags::REPLY,
+        state: flow_state::ESTABLISHED,
+        ..flow
+    };
+    Flows {
+        v4: vec![(forward, flow), (reply, answered)],
+        v6: Vec::new(),
+        now: 100,
+    }
+}
+
+#[test]
+fn services_are_shown_as_kubectl_would() {
+    let text = services(&snapshot(), Filter::default(), Output::Table);
+    assert_eq!(
+        text,
+        "\
+NAMESPACE   NAME       KIND        FRONTEND               SCOPE      BACKENDS
+default     web:http   ClusterIP   10.96.0.10:80/TCP      internal   2
+default     web:http   ClusterIP   [fd00:96::a]:80/TCP    internal   0
+default     web:http   NodePort    172.18.0.2:30080/TCP   external   2
+"
+    );
+    let wide = services(&snapshot(), Filter::default(), Output::Wide);
+    assert!(
+        wide.contains("external   2          1       maglev      refuse   -          2+251   1\n"),
+        "{wide}"
+    );
+}
+
+#[test]
+fn backends_show_their_part_of_the_connections() {
+    assert_eq!(
+        backends(&snapshot(), Filter::default(), Output::Table),
+        "\
+NAMESPACE   NAME       BACKEND               NODE     INTERNAL   EXTERNAL
+default     web:http   10.244.0.5:8080/TCP   local    50.0%      50.2%
+default     web:http   10.244.1.5:8080/TCP   remote   50.0%      49.8%
+"
+    );
+}
+
+#[test]
+fn the_two_halves_of_a_flow_are_one_line() {
+    let services = BTreeMap::from([(1, "default/web:http/TCP".to_owned())]);
+    assert_eq!(
+        flows(&flow_table(), &services, Filter::default(), Output::Wide),
+        "\
+PROTOCOL   CLIENT             FRONTEND           BACKEND           STATE         IDLE   NAT                NAMESPACE   NAME
+TCP        172.18.0.9:40000   172.18.0.2:30080   10.244.1.5:8080   established   2s     172.18.0.2:50000   default     web:http
+"
+    );
+}
+
+#[test]
+fn a_flow_of_a_service_that_is_gone_is_still_shown() {
+    let text = flows(
+        &flow_table(),
+        &BTreeMap::new(),
+        Filter::default(),
+        Output::Wide,
+    );
+    assert!(text.contains("?           id 1"), "{text}");
+}
+
+#[test]
+fn filters_choose_by_namespace_name_and_port() {
+    let count = |namespace, name| services::items(&snapshot(), Filter { namespace, name }).len();
+    assert_eq!(count(Some("default"), Some("web")), 3);
+    assert_eq!(count(None, Some("web:http")), 3);
+    assert_eq!(count(None, Some("web:https")), 0);
+    assert_eq!(count(Some("kube-system"), None), 0);
+    let text = services(
+        &snapshot(),
+        Filter {
+            namespace: Some("other"),
+            name: None,
+        },
+        Output::Table,
+    );
+    assert_eq!(text, "nothing found\n");
+}
+
+#[test]
+fn json_and_yaml_say_the_same() {
+    let json = services(&snapshot(), Filter::default(), Output::Json);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["items"][0]["address"], "10.96.0.10");
+    assert_eq!(json["items"][2]["kind"], "NodePort");
+    assert_eq!(json["items"].as_array().unwrap().len(), 3);
+    let yaml = services(&snapshot(), Filter::default(), Output::Yaml);
+    let yaml: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+    assert_eq!(yaml, json);
+    let empty = services(&Snapshot::default(), Filter::default(), Output::Json);
+    assert_eq!(empty, "{\n  \"items\": []\n}\n");
+}
