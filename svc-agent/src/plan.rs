@@ -14,6 +14,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -87,9 +88,11 @@ impl Planner {
             let Some(label) = Label::parse(text) else {
                 continue;
             };
-            let ids = services.entry(label.port.service.clone()).or_default();
-            if !ids.contains_key(&label) {
-                ids.insert(label, id);
+            let ids = services
+                .entry(label.port.service.clone())
+                .or_default();
+            if let Entry::Vacant(vacant) = ids.entry(label) {
+                vacant.insert(id);
                 owned.insert(id);
             }
         }
