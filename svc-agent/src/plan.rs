@@ -88,9 +88,7 @@ impl Planner {
             let Some(label) = Label::parse(text) else {
                 continue;
             };
-            let ids = services
-                .entry(label.port.service.clone())
-                .or_default();
+            let ids = services.entry(label.port.service.clone()).or_default();
             if let Entry::Vacant(vacant) = ids.entry(label) {
                 vacant.insert(id);
                 owned.insert(id);
