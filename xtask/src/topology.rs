@@ -132,6 +132,8 @@ impl Topology {
                 format!("cannot make {} in bpffs", self.bpf_root(node).display())
             })?;
         }
+        fs::create_dir_all(self.scratch())
+            .with_context(|| format!("cannot make {}", self.scratch().display()))?;
         wiring::wire(self)
     }
 
@@ -151,6 +153,11 @@ impl Topology {
     /// The bpffs folder of a node: its agent's `--bpf-root`.
     pub fn bpf_root(&self, node: &str) -> PathBuf {
         self.bpffs.join(node)
+    }
+
+    /// A folder for logs, manifests and the like; it goes with the topology.
+    pub fn scratch(&self) -> PathBuf {
+        remove::scratch(&self.name)
     }
 
     /// A command that will run in a place: in its network namespace and its cgroup.

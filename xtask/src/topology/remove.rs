@@ -32,6 +32,7 @@ pub fn remove(name: &str) {
     if let Some(pins) = super::mount_of("bpf").map(|mount| mount.join(name)) {
         let _ = fs::remove_dir_all(pins);
     }
+    let _ = fs::remove_dir_all(scratch(name));
     if let Some(cgroups) = cgroups {
         // A killed member leaves its cgroup a moment later.
         let deadline = Instant::now() + Duration::from_secs(2);
@@ -39,6 +40,10 @@ pub fn remove(name: &str) {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+pub(super) fn scratch(name: &str) -> PathBuf {
+    std::env::temp_dir().join(name)
 }
 
 /// Removes what processes that no longer run have left.

@@ -107,7 +107,7 @@ fn client(client: &Place) -> Result<String> {
     for range in ["192.0.2.0/24", "198.51.100.0/24"] {
         writeln!(lines, "route add {range} via 172.18.0.11")?;
     }
-    writeln!(lines, "route add 2001:db8:1::/64 via fd00:18::11")?;
+    writeln!(lines, "route add 2001:db8::/32 via fd00:18::11")?;
     Ok(lines)
 }
 

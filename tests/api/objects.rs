@@ -1,0 +1,141 @@
+//! Kubernetes objects, as short as tests want them.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Node, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use xtask::topology::{NODES, Topology};
+
+use crate::server::ApiServer;
+
+const RBAC: &str = include_str!("../../deploy/rbac.yaml");
+pub const CLUSTER_IPS: [&str; 2] = ["10.96.0.50", "fd00:96::50"];
+pub const NODE_PORT: u16 = 30080;
+
+/// The nodes, and the agent's rights as deploy/rbac.yaml gives them.
+pub fn prepare(server: &ApiServer, topology: &Topology) -> Result<()> {
+    let nodes = NODES.map(|name| {
+        let addresses = topology.place(name).addresses();
+        let addresses = addresses.map(|address| json!({"type": "InternalIP", "address": address}));
+        json!({"metadata": {"name": name}, "status": {"addresses": addresses}})
+    });
+    server.admin(|client| async move {
+        for node in nodes {
+            let api: Api<Node> = Api::all(client.clone());
+            let node: Node = serde_json::from_value(node)?;
+            api.create(&PostParams::default(), &node).await?;
+        }
+        for document in RBAC.split("\n---\n") {
+            let value: Value = serde_saphyr::from_str(document)?;
+            match value["kind"]
+                .as_str()
+                .context("deploy/rbac.yaml has an object without kind")?
+            {
+                "ServiceAccount" => {
+                    let api: Api<ServiceAccount> = Api::namespaced(client.clone(), "kube-system");
+                    api.create(&PostParams::default(), &parsed(value)?).await?;
+                }
+                "ClusterRole" => {
+                    let api: Api<ClusterRole> = Api::all(client.clone());
+                    api.create(&PostParams::default(), &parsed(value)?).await?;
+                }
+                "ClusterRoleBinding" => {
+                    let api: Api<ClusterRoleBinding> = Api::all(client.clone());
+                    api.create(&PostParams::default(), &parsed(value)?).await?;
+                }
+                kind => {
+                    anyhow::bail!("deploy/rbac.yaml has a {kind}, which this test does not know")
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+fn parsed<T: DeserializeOwned>(value: Value) -> Result<T> {
+    Ok(serde_json::from_value(value)?)
+}
+
+/// A dual-stack NodePort Service `web`: TCP 80 → 8080 and UDP 53 → 5353.
+pub fn create_service(server: &ApiServer) -> Result<()> {
+    let service = parsed::<Service>(json!({
+        "metadata": {"name": "web"},
+        "spec": {
+            "type": "NodePort",
+            "clusterIP": CLUSTER_IPS[0],
+            "clusterIPs": CLUSTER_IPS,
+            "ipFamilyPolicy": "RequireDualStack",
+            "ipFamilies": ["IPv4", "IPv6"],
+            "ports": [
+                {"name": "http", "port": 80, "targetPort": 8080, "nodePort": NODE_PORT},
+                {"name": "dns", "port": 53, "targetPort": 5353, "protocol": "UDP", "nodePort": NODE_PORT},
+            ],
+        },
+    }))?;
+    server.admin(|client| async move {
+        Api::<Service>::namespaced(client, "default")
+            .create(&PostParams::default(), &service)
+            .await?;
+        Ok(())
+    })
+}
+
+pub fn delete_service(server: &ApiServer) -> Result<()> {
+    server.admin(|client| async move {
+        Api::<Service>::namespaced(client, "default")
+            .delete("web", &DeleteParams::default())
+            .await?;
+        Ok(())
+    })
+}
+
+/// Makes these pods, and no others, the endpoints of `web`.
+pub fn set_endpoints(server: &ApiServer, topology: &Topology, pods: &[&str]) -> Result<()> {
+    let slices =
+        ["IPv4", "IPv6"].map(|family| {
+            let endpoints: Vec<_> = pods
+            .iter()
+            .map(|pod| topology.place(pod))
+            .map(|pod| {
+                let address: IpAddr = if family == "IPv4" { pod.v4.into() } else { pod.v6.into() };
+                json!({"addresses": [address], "conditions": {"ready": true}, "nodeName": pod.node})
+            })
+            .collect();
+            json!({
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": format!("web-{}", family.to_lowercase()),
+                    "labels": {"kubernetes.io/service-name": "web"},
+                },
+                "addressType": family,
+                "ports": [
+                    {"name": "http", "port": 8080, "protocol": "TCP"},
+                    {"name": "dns", "port": 5353, "protocol": "UDP"},
+                ],
+                "endpoints": endpoints,
+            })
+        });
+    server.admin(|client: Client| async move {
+        let api: Api<EndpointSlice> = Api::namespaced(client, "default");
+        for slice in slices {
+            let name = slice["metadata"]["name"]
+                .as_str()
+                .context("it has a name")?
+                .to_owned();
+            api.patch(
+                &name,
+                &PatchParams::apply("test").force(),
+                &Patch::Apply(slice),
+            )
+            .await?;
+        }
+        Ok(())
+    })
+}
