@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::setup::{cargo, setup};
 
-#[derive(clap::Args, Clone, Copy)]
+#[derive(clap::Args, Clone, Copy, Default)]
 pub struct BuildArgs {
     /// With optimisation, as it is shipped.
     #[arg(long)]

@@ -2,6 +2,7 @@
 
 mod assets;
 mod build;
+mod demo;
 mod layers;
 mod setup;
 
@@ -26,6 +27,10 @@ enum Verb {
     Build(build::BuildArgs),
     /// Builds svc-agent and runs it on this host: `cargo xtask run -- --manifests examples`.
     Run(build::RunArgs),
+    /// Shows svcplane at work in a network of namespaces: who answers, and how that follows changes.
+    Demo(demo::DemoArgs),
+    /// Runs a command in a place of the demo that `--keep` left: `cargo xtask enter pod-b -- curl 10.96.0.10`.
+    Enter(demo::EnterArgs),
     /// Runs the tests, all layers or some.
     Test(layers::TestArgs),
     /// Serves until killed (what pods of the demo and of the tests run).
@@ -51,6 +56,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Setup => setup::report()?,
         Verb::Build(args) => println!("{}", build::build(args)?.display()),
         Verb::Run(args) => build::run(args)?,
+        Verb::Demo(args) => return demo::demo(&args),
+        Verb::Enter(args) => demo::enter(&args)?,
         Verb::Test(args) => return layers::test(&args),
         Verb::Serve(args) => traffic::serve(&args)?,
         Verb::Probe(args) => traffic::probe(&args)?,

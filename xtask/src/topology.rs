@@ -122,6 +122,25 @@ impl Topology {
         Ok(topology)
     }
 
+    /// One that was kept, by its name.
+    pub fn standing(name: &str) -> Result<Self> {
+        let places = places(name, &cgroup2_mount()?.join(name));
+        if !places.iter().all(|place| place.namespace_file().exists()) {
+            bail!("nothing stands: `cargo xtask demo --keep` makes it");
+        }
+        let options = Options {
+            name: Some(name.to_owned()),
+            ..Options::default()
+        };
+        Ok(Self {
+            places,
+            name: name.to_owned(),
+            options,
+            bpffs: bpffs_mount()?.join(name),
+            kept: true,
+        })
+    }
+
     fn make(&self) -> Result<()> {
         for place in &self.places {
             fs::create_dir_all(&place.cgroup)

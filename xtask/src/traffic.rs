@@ -184,6 +184,8 @@ pub struct Probe {
     pub connected: bool,
     /// The client's own port; 0 for any.
     pub source_port: u16,
+    /// Between two requests.
+    pub pause: Duration,
 }
 
 impl Probe {
@@ -197,6 +199,7 @@ impl Probe {
             bytes: 0,
             connected: false,
             source_port: 0,
+            pause: Duration::ZERO,
         }
     }
 
@@ -234,6 +237,10 @@ impl Probe {
         }
     }
 
+    pub fn pause(self, pause: Duration) -> Self {
+        Self { pause, ..self }
+    }
+
     pub fn command(&self, topology: &Topology, from: &str) -> Result<Command> {
         let mut command = topology.command(from, workspace_binary("xtask")?)?;
         command.args(["probe", &self.protocol.to_string(), &self.to.to_string()]);
@@ -245,6 +252,7 @@ impl Probe {
         ]);
         command.args(["--timeout-ms", &self.timeout.as_millis().to_string()]);
         command.args(["--source-port", &self.source_port.to_string()]);
+        command.args(["--pause-ms", &self.pause.as_millis().to_string()]);
         if self.connected {
             command.arg("--connected");
         }

@@ -27,6 +27,8 @@ pub struct ProbeArgs {
     connected: bool,
     #[arg(long, default_value_t = 0)]
     source_port: u16,
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
 }
 
 pub fn probe(args: &ProbeArgs) -> Result<()> {
@@ -51,6 +53,7 @@ pub fn probe(args: &ProbeArgs) -> Result<()> {
             }
         )?;
         out.flush()?;
+        thread::sleep(Duration::from_millis(args.pause_ms));
     }
     Ok(())
 }
