@@ -53,9 +53,9 @@ impl Dataplane {
         let folder = root.join(VERSION);
         let (maps, links) = (folder.join("maps"), folder.join("links"));
         for path in [&maps, &links] {
-            fs::create_dir_all(path).map_err(|source| match source.kind() {
+            fs::create_dir_all(path).map_err(|cause| match cause.kind() {
                 std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound => Error::NotBpffs(root.into()),
-                _ => Error::Pin { what: "create", path: path.clone(), source },
+                _ => Error::Pin { what: "create", path: path.clone(), cause },
             })?;
         }
         if !is_bpffs(&maps) {
@@ -70,7 +70,7 @@ impl Dataplane {
         links::load_programs(&mut ebpf)?;
         let xdp_devices = ebpf.take_map("XDP_DEVICES").ok_or(Error::Missing("XDP_DEVICES"))?;
         let xdp_devices = DevMapHash::try_from(xdp_devices)
-            .map_err(|source| Error::Map { what: "use", name: "XDP_DEVICES", source })?;
+            .map_err(|cause| Error::Map { what: "use", name: "XDP_DEVICES", cause })?;
         let folder = maps;
         let maps = Maps::take(TakeFrom(&mut ebpf))?;
         Ok(Self { folder, ebpf, maps, xdp_devices, links: links::Links::open(links)? })
@@ -178,7 +178,7 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>, Error> {
     // Links first: no program may meet a map that is half gone.
     for folder in [root.join(VERSION).join("links"), root.join(VERSION).join("maps")] {
         for path in links::entries(&folder)? {
-            fs::remove_file(&path).map_err(|source| Error::Pin { what: "remove", path: path.clone(), source })?;
+            fs::remove_file(&path).map_err(|cause| Error::Pin { what: "remove", path: path.clone(), cause })?;
             removed.push(path);
         }
         remove_dir(&folder)?;
@@ -191,8 +191,8 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn remove_dir(path: &Path) -> Result<(), Error> {
     match fs::remove_dir(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::Pin { what: "remove", path: path.into(), source })
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Pin { what: "remove", path: path.into(), cause })
         }
         _ => Ok(()),
     }
@@ -225,7 +225,7 @@ fn check_layout(folder: &Path) -> Result<(), Error> {
 }
 
 fn pinned_info(folder: &Path, name: &'static str) -> Result<MapInfo, Error> {
-    MapInfo::from_pin(folder.join(name)).map_err(|source| Error::Map { what: "inspect pinned", name, source })
+    MapInfo::from_pin(folder.join(name)).map_err(|cause| Error::Map { what: "inspect pinned", name, cause })
 }
 
 /// The cookie of the network namespace that this process is in, as the socket hooks see it.

@@ -14,6 +14,8 @@
 pub mod checksum;
 pub mod family;
 pub mod flow;
+#[cfg(any(test, feature = "user"))]
+pub mod memory;
 pub mod packet;
 pub mod parse;
 pub mod reason;
@@ -24,3 +26,6 @@ pub mod socket;
 pub mod steer;
 pub mod table;
 pub mod wire;
+
+#[cfg(test)]
+mod testing;

@@ -149,3 +149,6 @@ pub fn remember_fragment<F: Family>(segment: &Segment<F>, tables: &impl Tables<F
         tables.remember_fragment(&segment.fragment_key(), ports);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,43 +90,44 @@ impl Reset {
 
 /// An ICMP error from the segment's destination to its source, with the least that must be quoted: IP header and
 /// eight bytes.
-#[derive(Clone, Copy)]
-pub struct IcmpError<F: Family> {
-    quote: F::Quote,
-}
+pub struct IcmpError;
 
-impl<F: Family> IcmpError<F> {
+impl IcmpError {
     /// Bytes behind the IP header.
-    pub const LEN: usize = icmp::LEN + size_of::<F::Quote>();
-
-    /// None: errors and later fragments must not be answered (RFC 1122 §3.2.2, RFC 4443 §2.4).
-    #[inline(always)]
-    pub fn to(packet: &Packet, l3: usize, segment: &Segment<F>) -> Option<Self> {
-        if segment.is_error() || !segment.has_ports() {
-            return None;
-        }
-        Some(Self { quote: packet.get(l3)? })
+    pub const fn len<F: Family>() -> usize {
+        icmp::LEN + F::LEN + 8
     }
 
-    /// Writes the frame over the one that cannot go on. `mtu` in host order, 0 unless it is the trouble.
+    /// Errors and later fragments must not be answered (RFC 1122 §3.2.2, RFC 4443 §2.4).
     #[inline(always)]
-    pub fn write(
-        &self,
-        packet: &Packet,
-        l3: usize,
-        key: &FlowKey<F>,
-        what: Unreachable,
-        mtu: u16,
-    ) -> Option<()> {
-        let len = Self::LEN as u16;
+    pub fn may_answer<F: Family>(segment: &Segment<F>) -> bool {
+        !segment.is_error() && segment.has_ports()
+    }
+
+    /// Writes the frame over the one that cannot go on, which has been cut or grown to the error's length. `mtu` in
+    /// host order, 0 unless it is the trouble.
+    #[inline(always)]
+    pub fn write<F: Family>(packet: &Packet, l3: usize, key: &FlowKey<F>, what: Unreachable, mtu: u16) -> Option<()> {
+        let l4 = l3 + F::LEN;
+        // The quote moves up word by word, the last one first: the stack has no room for it.
+        let mut covered = 0u32;
+        let mut i = (F::LEN + 8) / 2;
+        while i > 0 {
+            i -= 1;
+            let word: u16 = packet.get(l3 + 2 * i)?;
+            packet.set(l4 + icmp::LEN + 2 * i, word)?;
+            covered += word as u32;
+        }
+        let len = Self::len::<F>() as u16;
         write_headers(packet, l3, key, F::ICMP, len)?;
         let (type_code, mtu) = (F::unreachable(what), mtu.to_be());
-        let mut covered = sum(type_code as u32 + mtu as u32, self.quote.as_ref());
+        covered += type_code as u32 + mtu as u32;
         if F::ICMP_PSEUDO {
             covered += F::pseudo(&key.dst, &key.src, F::ICMP, len);
         }
-        let l4 = l3 + F::LEN;
-        packet.set(l4, [type_code, !fold(covered), 0, mtu])?;
-        packet.set(l4 + icmp::LEN, self.quote)
+        packet.set(l4, [type_code, !fold(covered), 0, mtu])
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,55 +46,92 @@ pub fn apply<F: Family>(
     apply_transport(edit, l3, segment, to).ok_or(Reason::RewriteFailed)
 }
 
-#[inline(never)]
+#[inline(always)]
 fn apply_transport<F: Family>(edit: &mut impl Edit, l3: usize, segment: &Segment<F>, to: &Rewrite<F>) -> Option<()> {
-    let from = &segment.key;
-    let addresses = Delta::default().words(&from.src, &to.src).words(&from.dst, &to.dst);
-    let proto = from.proto as u8;
     if segment.has_ports() {
-        let ports = Delta::default().word(from.sport.0, to.sport.0).word(from.dport.0, to.dport.0);
-        match proto {
-            TCP => edit.fix_transport(segment.l4() + tcp::CHECKSUM, addresses, ports, TCP)?,
-            UDP => edit.fix_transport(segment.l4() + udp::CHECKSUM, addresses, ports, UDP)?,
-            _ => (),
-        }
+        fix_transport(edit, segment, to)?;
     }
-    let packet = edit.packet();
+    write_tuple(&edit.packet(), l3, segment, to)
+}
+
+#[inline(never)]
+fn fix_transport<F: Family>(edit: &mut impl Edit, segment: &Segment<F>, to: &Rewrite<F>) -> Option<()> {
+    let from = &segment.key;
+    let proto = from.proto as u8;
+    let field = match proto {
+        TCP => tcp::CHECKSUM,
+        UDP => udp::CHECKSUM,
+        // SCTP's checksum covers no pseudo-header; its ports stay.
+        _ => return Some(()),
+    };
+    let addresses = Delta::default().words(&from.src, &to.src).words(&from.dst, &to.dst);
+    let ports = Delta::default().word(from.sport.0, to.sport.0).word(from.dport.0, to.dport.0);
+    edit.fix_transport(segment.l4() + field, addresses, ports, proto)
+}
+
+#[inline(never)]
+fn write_tuple<F: Family>(packet: &Packet, l3: usize, segment: &Segment<F>, to: &Rewrite<F>) -> Option<()> {
+    let from = &segment.key;
     if segment.has_ports() {
         packet.set(segment.l4(), [to.sport.0, to.dport.0])?;
     }
     packet.set(l3 + F::SRC, to.src)?;
     packet.set(l3 + F::DST, to.dst)?;
-    F::fix_header(&packet, l3, addresses)
+    F::fix_header(packet, l3, Delta::default().words(&from.src, &to.src).words(&from.dst, &to.dst))
 }
 
-/// An ICMP error (RFC 5508 §4): the quoted packet goes the other way, so its source is what our `dst` was. The outer
-/// source stays when a router in between speaks.
-#[inline(never)]
+/// An ICMP error (RFC 5508 §4). In two functions for the sake of the stack.
+#[inline(always)]
 fn apply_error<F: Family>(packet: &Packet, l3: usize, segment: &Segment<F>, to: &Rewrite<F>) -> Option<()> {
+    let mut covered = Delta::default();
+    rewrite_quote(packet, segment, to, &mut covered)?;
+    rewrite_outer(packet, l3, segment, to, covered)
+}
+
+/// The quoted packet goes the other way, so its source is what our `dst` was. `covered`: how much the sum under the
+/// ICMP checksum changes.
+#[inline(never)]
+fn rewrite_quote<F: Family>(
+    packet: &Packet,
+    segment: &Segment<F>,
+    to: &Rewrite<F>,
+    covered: &mut Delta,
+) -> Option<()> {
     let from = &segment.key;
     let quoted = segment.quoted();
     let payload = F::payload(packet, quoted)?;
-    let quoted_l4 = payload.l4;
-    let (outer_src, outer_dst) = (wire::src::<F>(packet, l3)?, wire::dst::<F>(packet, l3)?);
-    let new_outer_src = if outer_src == from.src { to.src } else { outer_src };
-
     let addresses = Delta::default().words(&from.src, &to.src).words(&from.dst, &to.dst);
     let ports = Delta::default().word(from.sport.0, to.sport.0).word(from.dport.0, to.dport.0);
-    // What the ICMP checksum covers changes by the quoted addresses and ports and by the two checksums beside them.
-    let mut covered = Delta(addresses.0 + ports.0);
-    covered = fix_quoted_transport(packet, quoted_l4, payload.proto, Delta(addresses.0 + ports.0), covered);
-    packet.set(quoted_l4, [to.dport.0, to.sport.0])?;
+    let changed = Delta(addresses.0 + ports.0);
+    *covered = fix_quoted_transport(packet, payload.l4, payload.proto, changed, changed);
+    packet.set(payload.l4, [to.dport.0, to.sport.0])?;
     packet.set(quoted + F::SRC, to.dst)?;
     packet.set(quoted + F::DST, to.src)?;
     if F::VERSION == 4 {
         // The quoted header's checksum changes by exactly what its addresses change: nothing left to cover.
         F::fix_header(packet, quoted, addresses)?;
-        covered = Delta(covered.0 + !crate::checksum::fold(addresses.0) as u32);
+        covered.0 += !crate::checksum::fold(addresses.0) as u32;
     }
+    Some(())
+}
 
-    let outer = Delta::default().words(&outer_src, &new_outer_src).words(&outer_dst, &to.dst);
-    packet.set(l3 + F::SRC, new_outer_src)?;
+/// The outer source stays when a router in between speaks.
+#[inline(never)]
+fn rewrite_outer<F: Family>(
+    packet: &Packet,
+    l3: usize,
+    segment: &Segment<F>,
+    to: &Rewrite<F>,
+    covered: Delta,
+) -> Option<()> {
+    let mut outer = Delta::default();
+    let src = wire::src::<F>(packet, l3)?;
+    if src == segment.key.src {
+        outer = outer.words(&src, &to.src);
+        packet.set(l3 + F::SRC, to.src)?;
+    }
+    let dst = wire::dst::<F>(packet, l3)?;
+    outer = outer.words(&dst, &to.dst);
     packet.set(l3 + F::DST, to.dst)?;
     F::fix_header(packet, l3, outer)?;
     let covered = if F::ICMP_PSEUDO { Delta(covered.0 + outer.0) } else { covered };
@@ -137,3 +174,6 @@ impl Edit for Bytes<'_> {
         self.0.set(off, if proto == UDP { delta.apply_udp(field) } else { delta.apply(field) })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,3 +49,6 @@ const fn mix(hash: u32, word: u32) -> u32 {
     h = h.wrapping_mul(0xc2b2_ae35);
     h ^ (h >> 16)
 }
+
+#[cfg(test)]
+mod tests;

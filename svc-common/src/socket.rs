@@ -116,3 +116,6 @@ const fn socket_hash(cookie: u64) -> u32 {
     // Fibonacci hashing: consecutive cookies spread.
     (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }
+
+#[cfg(test)]
+mod tests;

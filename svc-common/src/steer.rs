@@ -202,3 +202,6 @@ fn source<F: Family>(
         Client::Outside => (tables.source_towards(&backend.addr).ok_or(Reason::NoRoute)?, 0),
     })
 }
+
+#[cfg(test)]
+mod tests;

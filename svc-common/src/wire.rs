@@ -90,8 +90,6 @@ pub trait IpHeader: Sized {
     const ETHERTYPE: u16;
     /// The protocol number of this family's ICMP.
     const ICMP: u8;
-    /// The header and eight bytes: what an ICMP error quotes at least.
-    type Quote: bytemuck::Pod + AsRef<[u16]>;
 
     fn is_loopback(addr: &Self::Addr) -> bool;
     fn payload(packet: &Packet, l3: usize) -> Option<Payload>;
@@ -138,7 +136,6 @@ impl IpHeader for V4 {
     const ETHERTYPE: u16 = ETH_P_IP;
     const ICMP: u8 = ICMP;
     const ICMP_PSEUDO: bool = false;
-    type Quote = [u16; 14];
 
     #[inline(always)]
     fn is_loopback(addr: &Ip<2>) -> bool {
@@ -240,7 +237,6 @@ impl IpHeader for V6 {
     const ETHERTYPE: u16 = ETH_P_IPV6;
     const ICMP: u8 = ICMPV6;
     const ICMP_PSEUDO: bool = true;
-    type Quote = [u16; 24];
 
     #[inline(always)]
     fn is_loopback(addr: &Ip<8>) -> bool {

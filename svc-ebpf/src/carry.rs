@@ -135,12 +135,12 @@ fn reset<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
 /// what keeps an ICMP checksum right. With ICMPv6 it does not, where a virtual NIC hands such packets in.
 #[inline(never)]
 fn report<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>, what: Unreachable, mtu: u16) -> i32 {
-    let Some(error) = IcmpError::to(&skb.packet(), ETH_LEN, segment) else {
+    if !IcmpError::may_answer(segment) {
         return SHOT;
-    };
+    }
     let written = skb
-        .resize(ETH_LEN + F::LEN + IcmpError::<F>::LEN)
-        .and_then(|()| error.write(&skb.packet(), ETH_LEN, &segment.key, what, mtu));
+        .resize(ETH_LEN + F::LEN + IcmpError::len::<F>())
+        .and_then(|()| IcmpError::write(&skb.packet(), ETH_LEN, &segment.key, what, mtu));
     answer(skb, way, written)
 }
 

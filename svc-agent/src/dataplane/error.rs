@@ -6,18 +6,18 @@ use std::path::PathBuf;
 pub enum Error {
     #[error("cannot load the eBPF object: {0}")]
     Load(#[from] aya::EbpfError),
-    #[error("the kernel refuses program {name}: {}", verifier_line(source))]
-    Program { name: &'static str, source: aya::programs::ProgramError },
-    #[error("cannot {what} map {name}: {source}")]
-    Map { what: &'static str, name: &'static str, source: aya::maps::MapError },
+    #[error("the kernel refuses program {name}: {}", verifier_line(cause))]
+    Program { name: &'static str, cause: aya::programs::ProgramError },
+    #[error("cannot {what} map {name}: {cause}")]
+    Map { what: &'static str, name: &'static str, cause: aya::maps::MapError },
     #[error("the eBPF object has no {0}; agent and object are from different builds")]
     Missing(&'static str),
     #[error("the pinned map {path} is of another version ({found}, expected {expected}); its traffic goes on. Run `svc-agent cleanup` to start anew")]
     Layout { path: PathBuf, found: String, expected: String },
-    #[error("cannot {what} {path}: {source}")]
-    Pin { what: &'static str, path: PathBuf, source: io::Error },
-    #[error("cannot attach {name} to {target}: {source}")]
-    Attach { name: &'static str, target: String, source: io::Error },
+    #[error("cannot {what} {path}: {cause}")]
+    Pin { what: &'static str, path: PathBuf, cause: io::Error },
+    #[error("cannot attach {name} to {target}: {cause}")]
+    Attach { name: &'static str, target: String, cause: io::Error },
     #[error("{0}: no maps of svcplane are pinned there. Is the agent running with this --bpf-root?")]
     NotPinned(PathBuf),
     #[error("{0} is not on a bpf file system: mount -t bpf bpf /sys/fs/bpf")]

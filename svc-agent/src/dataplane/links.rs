@@ -106,7 +106,7 @@ pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
             Program::CgroupSockAddr(program) => program.load(),
             _ => return Err(Error::Missing(name)),
         };
-        loaded.map_err(|source| Error::Program { name, source })?;
+        loaded.map_err(|cause| Error::Program { name, cause })?;
     }
     Ok(())
 }
@@ -118,7 +118,7 @@ fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a ProgramFd, E
         Program::CgroupSockAddr(program) => program.fd(),
         _ => return Err(Error::Missing(name)),
     };
-    fd.map_err(|source| Error::Program { name, source })
+    fd.map_err(|cause| Error::Program { name, cause })
 }
 
 /// Priority and handle of our filters on kernels without tcx: fixed, so that a new agent replaces its predecessor's.
@@ -191,8 +191,8 @@ impl Links {
             remove(path)?;
         }
         let link: OwnedFd = sys::link_create(program, target, attach_type, flags)
-            .map_err(|source| Error::Attach { name, target: on.to_owned(), source })?;
-        sys::pin(link.as_fd(), path).map_err(|source| Error::Pin { what: "pin", path: path.into(), source })
+            .map_err(|cause| Error::Attach { name, target: on.to_owned(), cause })?;
+        sys::pin(link.as_fd(), path).map_err(|cause| Error::Pin { what: "pin", path: path.into(), cause })
     }
 
     /// Removes the links that nobody wants, those of devices that are gone among them.
@@ -221,7 +221,7 @@ impl Links {
             return SOCKET_HOOKS.into_iter().try_for_each(|(name, _)| remove(&self.folder.join(name)));
         };
         let folder = fs::File::open(cgroup)
-            .map_err(|source| Error::Pin { what: "open cgroup", path: cgroup.into(), source })?;
+            .map_err(|cause| Error::Pin { what: "open cgroup", path: cgroup.into(), cause })?;
         let target = folder.as_raw_fd().cast_unsigned();
         for (name, attach_type) in SOCKET_HOOKS {
             let program = program_fd(ebpf, name)?.as_fd();
@@ -235,14 +235,14 @@ impl Links {
 
 /// Attaches through the clsact qdisc. The filter stays when the agent goes.
 fn attach_clsact(ebpf: &mut Ebpf, name: &'static str, device: &str, direction: TcAttachType) -> Result<(), Error> {
-    let failed = |error: String| Error::Attach { name, target: device.to_owned(), source: io::Error::other(error) };
+    let failed = |error: String| Error::Attach { name, target: device.to_owned(), cause: io::Error::other(error) };
     // It is there already on all but the first start.
     let _ = tc::qdisc_add_clsact(device);
     let program: &mut SchedClassifier = ebpf
         .program_mut(name)
         .ok_or(Error::Missing(name))?
         .try_into()
-        .map_err(|source| Error::Program { name, source })?;
+        .map_err(|cause| Error::Program { name, cause })?;
     let options = || {
         TcAttachOptions::Netlink(NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, ..NlOptions::default() })
     };
@@ -259,7 +259,7 @@ fn attach_clsact(ebpf: &mut Ebpf, name: &'static str, device: &str, direction: T
 
 /// The pins in a folder.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |source| Error::Pin { what: "read", path: folder.into(), source };
+    let failed = |cause| Error::Pin { what: "read", path: folder.into(), cause };
     match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(failed(error)),
@@ -269,8 +269,8 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(Error::Pin { what: "remove", path: path.into(), source })
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Pin { what: "remove", path: path.into(), cause })
         }
         _ => Ok(()),
     }

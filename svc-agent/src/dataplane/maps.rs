@@ -57,7 +57,7 @@ impl Supply for Ebpf {
 
 impl Supply for &Path {
     fn take(&mut self, name: &'static str) -> Result<Map, Error> {
-        let failed = |source| Error::Map { what: "open pinned", name, source };
+        let failed = |cause| Error::Map { what: "open pinned", name, cause };
         let data = MapData::from_pin(self.join(name)).map_err(failed)?;
         Map::from_map_data(data).map_err(failed)
     }
@@ -89,7 +89,7 @@ fn typed<T: TryFrom<Map, Error = MapError>>(supply: &mut impl Supply, name: &'st
 }
 
 fn failing(what: &'static str, name: &'static str) -> impl Fn(MapError) -> Error {
-    move |source| Error::Map { what, name, source }
+    move |cause| Error::Map { what, name, cause }
 }
 
 /// Removing what is not there is no error.
@@ -124,7 +124,7 @@ where
         let slot = |index: u32| match self.slots.get(&index, 0) {
             Ok(backend) => Ok(Some(backend)),
             Err(MapError::OutOfBounds { .. }) => Ok(None),
-            Err(source) => Err(failing("read", self.names.slots)(source)),
+            Err(cause) => Err(failing("read", self.names.slots)(cause)),
         };
         Actual::read(frontends, addresses, slot)
     }

@@ -1,0 +1,206 @@
+use proptest::prelude::*;
+
+use super::segment;
+use crate::family::{Family, V4, V6};
+use crate::memory::Memory;
+use crate::packet::Packet;
+use crate::reason::{Aside, Reason};
+use crate::refuse::{Checksum, IcmpError, Reset};
+use crate::rewrite::{Bytes, apply};
+use crate::steer::{self, Work};
+use crate::table::{Scope, TCP, UDP, address_flags};
+use crate::testing::frames::{echo, icmp_error, tcp, udp};
+use crate::testing::{both_families, cluster, cluster_ip, outside, pod, remote_pod, serve};
+use crate::wire::{ETH_LEN, Part, Unreachable};
+
+fn parse<F: Family>(frame: &[u8]) -> Result<super::Segment<F>, Aside> {
+    let mut frame = frame.to_vec();
+    let mut read = super::Segment::EMPTY;
+    segment(&Packet::of(&mut frame), ETH_LEN, &Memory::<F>::default(), &mut read)?;
+    Ok(read)
+}
+
+both_families!(
+    an_icmp_error_belongs_to_the_answers_of_the_flow_it_is_about,
+    a_frame_cut_anywhere_is_never_read_past_its_end,
+    other_icmp_is_nobodys,
+    a_lying_quote_is_truncated,
+);
+
+fn an_icmp_error_belongs_to_the_answers_of_the_flow_it_is_about<F: Family>() {
+    let quoted = udp(pod::<F>(1), remote_pod::<F>(2)).sport(4_000).port(53);
+    let error = parse::<F>(&icmp_error(outside::<F>(1), pod::<F>(1), &quoted).build()).unwrap();
+    let answer = parse::<F>(&quoted.reversed().build()).unwrap();
+    assert_eq!(error.key, answer.key);
+    assert!(error.is_error() && !answer.is_error());
+}
+
+fn a_frame_cut_anywhere_is_never_read_past_its_end<F: Family>() {
+    let quoted = tcp(pod::<F>(1), remote_pod::<F>(2));
+    for frame in [
+        tcp(pod::<F>(1), cluster_ip::<F>(1)).build(),
+        udp(pod::<F>(1), cluster_ip::<F>(1)).payload(&[1; 7]).build(),
+        icmp_error(outside::<F>(1), pod::<F>(1), &quoted).build(),
+    ] {
+        assert!(parse::<F>(&frame).is_ok());
+        for len in 1..frame.len() {
+            if let Err(aside) = parse::<F>(&frame[..len]) {
+                assert_eq!(aside, Aside::Because(Reason::Truncated), "cut to {len}");
+            }
+            any_bytes_are_safe::<F>(&frame[..len]);
+        }
+    }
+}
+
+fn other_icmp_is_nobodys<F: Family>() {
+    assert_eq!(parse::<F>(&echo(pod::<F>(1), cluster_ip::<F>(1)).build()), Err(Aside::NotOurs));
+}
+
+/// The quoted header says that its transport header is further on than the packet goes.
+fn a_lying_quote_is_truncated<F: Family>() {
+    let mut frame = icmp_error(outside::<F>(1), pod::<F>(1), &tcp(pod::<F>(1), remote_pod::<F>(2))).quoting(8).build();
+    let quoted = ETH_LEN + F::LEN + 8;
+    if F::VERSION == 4 {
+        frame[quoted] = 0x4f;
+    } else {
+        // A first fragment, whose transport header is missing.
+        frame[quoted + 6] = 44;
+        frame[quoted + 40] = TCP;
+        frame[quoted + 42..quoted + 44].fill(0);
+    }
+    assert_eq!(parse::<F>(&frame), Err(Reason::Truncated.into()));
+}
+
+#[test]
+fn v4_options_move_the_ports() {
+    let read = parse::<V4>(&tcp(pod::<V4>(1), cluster_ip::<V4>(1)).options(10).port(81).build()).unwrap();
+    assert_eq!((read.l4(), read.key.dport.get()), (ETH_LEN + 60, 81));
+}
+
+#[test]
+fn bad_ihl_is_truncated() {
+    let mut frame = tcp(pod::<V4>(1), cluster_ip::<V4>(1)).build();
+    for ihl in 0..5 {
+        frame[ETH_LEN] = 0x40 | ihl;
+        assert_eq!(parse::<V4>(&frame), Err(Reason::Truncated.into()));
+    }
+}
+
+#[test]
+fn v6_fragments_are_read() {
+    let whole = udp(pod::<V6>(1), cluster_ip::<V6>(1));
+    let first = parse::<V6>(&whole.clone().fragment(9, 0, true).build()).unwrap();
+    assert_eq!((first.part, first.key.dport.get()), (Part::First, 80));
+    let other = parse::<V6>(&whole.clone().fragment(10, 0, true).build()).unwrap();
+    assert_ne!(first.fragment_id, other.fragment_id);
+    assert_eq!(parse::<V6>(&whole.payload(&[0; 16]).fragment(9, 2, false).build()), Err(Reason::FragmentUnknown.into()));
+}
+
+#[test]
+fn v6_extensions_are_named() {
+    let mut frame = tcp(pod::<V6>(1), cluster_ip::<V6>(1)).build();
+    for extension in [0, 43, 60, 51, 135, 139, 140] {
+        frame[ETH_LEN + 6] = extension;
+        assert_eq!(parse::<V6>(&frame), Err(Reason::ExtensionHeader.into()), "{extension}");
+    }
+}
+
+/// Runs everything over a buffer, twice, with different bytes behind its end: nothing may be read or written there.
+fn any_bytes_are_safe<F: Family>(bytes: &[u8]) {
+    let run = |rubbish: u8| {
+        let mut memory = [bytes, &[rubbish; 128]].concat();
+        let (frame, _) = memory.split_at_mut(bytes.len());
+        let packet = Packet::of(frame);
+        let mut results = Vec::new();
+        for hook in 0..4 {
+            let mut tables = world::<F>();
+            // Whatever the destination is, it shall be one of ours.
+            if let Some(dst) = crate::wire::dst::<F>(&packet, ETH_LEN) {
+                tables.addresses.insert(dst, address_flags::CLUSTER_IP);
+            }
+            let mut work = Work::<F>::EMPTY;
+            let steered = match hook {
+                0 => steer::ingress(Scope::Internal, &packet, ETH_LEN, &tables, &mut work),
+                1 => steer::ingress(Scope::External, &packet, ETH_LEN, &tables, &mut work),
+                2 => steer::egress(false, &packet, ETH_LEN, &tables, &mut work),
+                _ => steer::egress(true, &packet, ETH_LEN, &tables, &mut work),
+            };
+            let applied = steered.and_then(|()| {
+                apply(&mut Bytes(packet), ETH_LEN, &work.segment, &work.decision.to).map_err(Aside::from)
+            });
+            results.push((steered, applied));
+            if matches!(steered, Err(Aside::Because(reason)) if reason.refuses()) {
+                refuse(&packet, &work.segment);
+            }
+            let _ = F::decrement_ttl(&packet, ETH_LEN);
+        }
+        assert!(memory[bytes.len()..].iter().all(|byte| *byte == rubbish), "written past the end");
+        memory.truncate(bytes.len());
+        (results, memory)
+    };
+    assert_eq!(run(0x00), run(0xff), "read past the end");
+}
+
+fn refuse<F: Family>(packet: &Packet, segment: &super::Segment<F>) {
+    if let Some(reset) = Reset::to(packet, ETH_LEN, segment) {
+        let _ = reset.write::<F>(packet, ETH_LEN, &segment.key, Checksum::Complete);
+    }
+    if let Some(error) = IcmpError::<F>::to(packet, ETH_LEN, segment) {
+        let _ = error.write(packet, ETH_LEN, &segment.key, Unreachable::Port, 0);
+    }
+}
+
+fn world<F: Family>() -> Memory<F> {
+    let mut tables = cluster::<F>();
+    for proto in [TCP, UDP] {
+        for scope in [Scope::Internal, Scope::External] {
+            serve(&mut tables, (cluster_ip::<F>(1), 80), proto, scope, 0, &[(pod::<F>(2), 8_080)]);
+        }
+    }
+    tables
+}
+
+/// A good frame of some kind, with a few bytes changed and cut somewhere.
+fn mangled<F: Family>() -> impl Strategy<Value = Vec<u8>> {
+    let quoted = tcp(pod::<F>(2), pod::<F>(1)).from(pod::<F>(2), 8_080);
+    let base = prop::sample::select(vec![
+        tcp(pod::<F>(1), cluster_ip::<F>(1)).syn().build(),
+        udp(pod::<F>(1), cluster_ip::<F>(1)).payload(&[3; 30]).build(),
+        udp(pod::<F>(1), cluster_ip::<F>(1)).fragment(7, 0, true).build(),
+        icmp_error(pod::<F>(1), cluster_ip::<F>(1), &quoted).build(),
+        icmp_error(pod::<F>(1), cluster_ip::<F>(1), &quoted).quoting(8).build(),
+    ]);
+    (base, prop::collection::vec((14usize..130, any::<u8>()), 0..6), 0usize..200).prop_map(|(mut frame, changes, len)| {
+        for (at, byte) in changes {
+            if let Some(place) = frame.get_mut(at) {
+                *place = byte;
+            }
+        }
+        frame.truncate(len);
+        frame
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn any_bytes_are_safe_v4(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        any_bytes_are_safe::<V4>(&bytes);
+    }
+
+    #[test]
+    fn any_bytes_are_safe_v6(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        any_bytes_are_safe::<V6>(&bytes);
+    }
+
+    #[test]
+    fn any_mangled_frame_is_safe_v4(bytes in mangled::<V4>()) {
+        any_bytes_are_safe::<V4>(&bytes);
+    }
+
+    #[test]
+    fn any_mangled_frame_is_safe_v6(bytes in mangled::<V6>()) {
+        any_bytes_are_safe::<V6>(&bytes);
+    }
+}

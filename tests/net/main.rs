@@ -1,0 +1,55 @@
+//! Network namespaces, real agents, real sockets: every path in every setting.
+
+mod lab;
+mod paths;
+
+use std::sync::{Arc, Mutex};
+
+use lab::{Lab, Setting};
+use libtest_mimic::{Arguments, Failed, Trial};
+use paths::Way;
+use xtask::topology::Cni;
+
+const SETTINGS: [Setting; 7] = [
+    Setting { name: "socket_tcp", socket_lb: "tcp", xdp: "off", cni: Cni::Ptp },
+    Setting { name: "socket_all", socket_lb: "all", xdp: "off", cni: Cni::Ptp },
+    Setting { name: "socket_host_only", socket_lb: "host-only", xdp: "off", cni: Cni::Ptp },
+    Setting { name: "packets_only", socket_lb: "off", xdp: "off", cni: Cni::Ptp },
+    Setting { name: "packets_only_bridge", socket_lb: "off", xdp: "off", cni: Cni::Bridge },
+    Setting { name: "xdp_native", socket_lb: "off", xdp: "native", cni: Cni::Ptp },
+    Setting { name: "xdp_generic", socket_lb: "tcp", xdp: "generic", cni: Cni::Ptp },
+];
+
+/// The lab of the setting whose tests are running; the next setting's first test replaces it.
+type Shared = Arc<Mutex<(Option<Setting>, Result<Lab, String>)>>;
+
+fn with_lab(shared: &Shared, setting: Setting, test: impl FnOnce(&mut Lab) -> anyhow::Result<()>) -> Result<(), Failed> {
+    let mut lab = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if lab.0 != Some(setting) {
+        *lab = (Some(setting), Err("the lab was not made".into()));
+        lab.1 = Lab::new(setting).map_err(|e| format!("{e:#}"));
+    }
+    let lab = lab.1.as_mut().map_err(|why| why.clone())?;
+    test(lab).map_err(|e| format!("{e:#}\n{}", lab.logs()).into())
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Trials of one setting share its lab, one after the other.
+    arguments.test_threads = Some(1);
+    let shared: Shared = Arc::new(Mutex::new((None, Err(String::new()))));
+    let mut trials = Vec::new();
+    for setting in SETTINGS {
+        for (name, test) in paths::TESTS {
+            for way in Way::ALL {
+                let shared = shared.clone();
+                let name = format!("{}::{name}::{}", setting.name, way.name());
+                trials.push(Trial::test(name, move || with_lab(&shared, setting, |lab| test(lab, way))));
+            }
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // The lab removes its namespaces; `exit` would not drop it.
+    *shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = (None, Err(String::new()));
+    conclusion.exit();
+}
