@@ -1,0 +1,143 @@
+//! The maps as text: one line per entry, by address and port; a Maglev run as its spread.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use svc_agent::desired::{Protocol, Refusal};
+use svc_agent::plan::{Actual, Planner};
+use svc_common::family::{Family, Port};
+use svc_common::table::{
+    Backend, Frontend, FrontendKey, Scope, address_flags, backend_flags, frontend_flags,
+};
+
+pub fn text(planner: &Planner, refusals: &[Refusal]) -> String {
+    let mut out = String::new();
+    for (id, label) in planner.labels() {
+        writeln!(out, "SERVICE {id} {label}").unwrap();
+    }
+    addresses(&mut out, planner.v4());
+    addresses(&mut out, planner.v6());
+    frontends(&mut out, planner.v4(), planner.labels());
+    frontends(&mut out, planner.v6(), planner.labels());
+    slots(&mut out, planner.v4());
+    slots(&mut out, planner.v6());
+    for refusal in refusals {
+        writeln!(out, "REFUSED {refusal}").unwrap();
+    }
+    out
+}
+
+fn addresses<F: Family>(out: &mut String, actual: &Actual<F>) {
+    let names = [
+        (address_flags::NODE, "node"),
+        (address_flags::CLUSTER_IP, "cluster-ip"),
+        (address_flags::EXTERNAL, "external"),
+    ];
+    let sorted: BTreeMap<_, _> = actual
+        .addresses
+        .iter()
+        .map(|(a, f)| (F::addr_to_std(*a), f))
+        .collect();
+    for (addr, flags) in sorted {
+        let names: Vec<&str> = names
+            .iter()
+            .filter(|(bit, _)| flags & bit != 0)
+            .map(|(_, name)| *name)
+            .collect();
+        writeln!(out, "ADDRESS {} {}", addr, names.join(" ")).unwrap();
+    }
+}
+
+fn frontends<F: Family>(out: &mut String, actual: &Actual<F>, labels: &BTreeMap<u32, String>) {
+    let order = |k: &FrontendKey<F>| (F::addr_to_std(k.addr), k.port.get(), k.proto, k.scope);
+    let sorted: BTreeMap<_, _> = actual
+        .frontends
+        .iter()
+        .map(|(k, f)| (order(k), (k, f)))
+        .collect();
+    for (key, frontend) in sorted.into_values() {
+        let label = labels[&frontend.service]
+            .rsplit_once('/')
+            .map_or("", |(name, _)| name);
+        writeln!(
+            out,
+            "FRONTEND {} -> {label} {}",
+            frontend_key(key),
+            run(frontend)
+        )
+        .unwrap();
+    }
+}
+
+fn frontend_key<F: Family>(key: &FrontendKey<F>) -> String {
+    let protocol = Protocol::from_number(key.proto).unwrap();
+    let scope = if key.scope == Scope::Internal as u8 {
+        "internal"
+    } else {
+        "external"
+    };
+    format!("{}/{protocol} {scope}", socket::<F>(key.addr, key.port))
+}
+
+fn run(frontend: &Frontend) -> String {
+    let mut text = match (
+        frontend.count,
+        frontend.flags & frontend_flags::DROP_WHEN_EMPTY != 0,
+    ) {
+        (0, true) => "empty: drop".to_owned(),
+        (0, false) => "empty: refuse".to_owned(),
+        (count, _) => format!("slots {}+{count}", frontend.first),
+    };
+    if frontend.count > 0 && frontend.flags & frontend_flags::MAGLEV != 0 {
+        text += " maglev";
+    }
+    if frontend.affinity > 0 {
+        text += &format!(" affinity {}s", frontend.affinity);
+    }
+    text
+}
+
+fn slots<F: Family>(out: &mut String, actual: &Actual<F>) {
+    for (first, run) in &actual.slots {
+        let mut users = actual
+            .frontends
+            .values()
+            .filter(|f| f.count > 0 && f.first == *first);
+        let maglev = users.all(|f| f.flags & frontend_flags::MAGLEV != 0);
+        if !maglev {
+            for (i, slot) in (*first..).zip(run) {
+                writeln!(out, "SLOT {i} {}", backend(slot)).unwrap();
+            }
+            continue;
+        }
+        let mut spread: BTreeMap<Backend<F>, usize> = BTreeMap::new();
+        for slot in run {
+            *spread.entry(*slot).or_default() += 1;
+        }
+        let parts: Vec<String> = spread
+            .iter()
+            .map(|(b, n)| format!("{} x{n}", backend(b)))
+            .collect();
+        writeln!(
+            out,
+            "SLOTS {first}+{} maglev: {}",
+            run.len(),
+            parts.join(", ")
+        )
+        .unwrap();
+    }
+}
+
+fn backend<F: Family>(backend: &Backend<F>) -> String {
+    let local = if backend.flags & backend_flags::LOCAL != 0 {
+        " local"
+    } else {
+        ""
+    };
+    format!("{}{local}", socket::<F>(backend.addr, backend.port))
+}
+
+fn socket<F: Family>(addr: F::Addr, port: Port) -> String {
+    SocketAddr::new(F::addr_to_std(addr), port.get()).to_string()
+}
