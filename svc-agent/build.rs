@@ -7,24 +7,19 @@ use std::{env, fs};
 mod ebpf;
 
 fn main() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the crate lies in the workspace");
     for input in [
-        "svc-ebpf/src",
-        "svc-ebpf/Cargo.toml",
-        "svc-common/src",
-        "svc-common/Cargo.toml",
-        "Cargo.toml",
-        "xtask/src/ebpf.rs",
+        "build.rs",
+        "../svc-ebpf/src",
+        "../svc-ebpf/Cargo.toml",
+        "../svc-common/src",
+        "../svc-common/Cargo.toml",
+        "../Cargo.toml",
+        "../xtask/src/ebpf.rs",
     ] {
-        println!(
-            "cargo::rerun-if-changed={}",
-            workspace.join(input).display()
-        );
+        println!("cargo::rerun-if-changed={input}");
     }
-    println!("cargo::rerun-if-changed=build.rs");
-
+    // Cargo runs build scripts in the package's folder.
+    let workspace = Path::new("..");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     if let Err(error) = build(workspace, &out) {
         println!("cargo::error={error}");

@@ -27,7 +27,7 @@ pub struct RunArgs {
 /// Builds svc-agent, its eBPF programs inside; returns where it is.
 pub fn build(args: BuildArgs) -> Result<PathBuf> {
     setup()?;
-    let mut command = Command::new(cargo());
+    let mut command = cargo();
     command.args(["build", "--package", "svc-agent", "--bins"]);
     if args.release {
         command.arg("--release");

@@ -82,6 +82,7 @@ impl Compiler {
             "CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER",
             "CARGO_BUILD_RUSTFLAGS",
             "CARGO_BUILD_TARGET",
+            "CARGO_MANIFEST_DIR",
             "CARGO_TARGET_DIR",
             "CLIPPY_ARGS",
             "CLIPPY_CONF_DIR",

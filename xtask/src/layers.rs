@@ -103,7 +103,7 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
         .context("xtask lies in no target folder")?
         .to_owned();
     let mut api = layers.contains(&Layer::Api).then(|| in_background(target));
-    let mut build = Command::new(cargo());
+    let mut build = cargo();
     build
         .args(["build", "--quiet", "--all-targets"])
         .args(packages());
@@ -181,7 +181,7 @@ fn run_layer(
         counts += count(&artifact.target, &mut command)?;
     }
     if layer == Layer::Host {
-        let mut docs = Command::new(cargo());
+        let mut docs = cargo();
         docs.args([
             "test",
             "--quiet",

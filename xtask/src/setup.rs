@@ -143,13 +143,13 @@ fn fetch_linker(wanted: u32) -> Result<()> {
     if find_program("cargo-binstall").is_none() {
         run(&mut cargo_install("cargo-binstall"))?;
     }
-    run(Command::new(cargo()).args(["binstall", "--no-confirm", "--force", "bpf-linker"])).context(
+    run(cargo().args(["binstall", "--no-confirm", "--force", "bpf-linker"])).context(
         "install bpf-linker by hand, as its README says, and run `cargo xtask setup` again",
     )
 }
 
 fn cargo_install(name: &str) -> Command {
-    let mut command = Command::new(cargo());
+    let mut command = cargo();
     command
         .args(["install", name, "--locked", "--quiet"])
         .env_remove("CARGO_TARGET_DIR");
@@ -247,6 +247,17 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-pub fn cargo() -> std::ffi::OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+/// Cargo, without what the cargo that runs xtask says about xtask: some build scripts would run again for it.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_MANIFEST_")
+            || text.starts_with("CARGO_BIN_")
+        {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
 }

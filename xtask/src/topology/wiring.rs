@@ -108,6 +108,17 @@ fn client(client: &Place) -> Result<String> {
         writeln!(lines, "route add {range} via 172.18.0.11")?;
     }
     writeln!(lines, "route add 2001:db8::/32 via fd00:18::11")?;
+    // What is only for the inside is routed too: it must be the nodes that do not answer, not the client that cannot ask.
+    for (v4, v6, node) in [
+        ("10.96.0.0/16", "fd00:96::/112", 11),
+        ("10.244.1.0/24", "fd00:244:1::/64", 11),
+        ("10.244.2.0/24", "fd00:244:2::/64", 12),
+    ] {
+        writeln!(
+            lines,
+            "route add {v4} via 172.18.0.{node}\nroute add {v6} via fd00:18::{node}"
+        )?;
+    }
     Ok(lines)
 }
 
