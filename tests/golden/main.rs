@@ -3,6 +3,8 @@
 //! Every case is seen from the node `node1` in `zone-a` with the addresses 172.18.0.11 and fd00:18::11, and runs the
 //! agent's own line: manifests → Cluster → compile → claims → plan.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod dump;
 
 use std::collections::{BTreeMap, BTreeSet};
