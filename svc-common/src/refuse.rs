@@ -98,10 +98,11 @@ impl IcmpError {
         icmp::LEN + F::LEN + 8
     }
 
-    /// Errors and later fragments must not be answered (RFC 1122 §3.2.2, RFC 4443 §2.4).
+    /// Errors and later fragments must not be answered (RFC 1122 §3.2.2, RFC 4443 §2.4). A packet with options is not
+    /// either: the quote has no room for them and the ports.
     #[inline(always)]
-    pub fn may_answer<F: Family>(segment: &Segment<F>) -> bool {
-        !segment.is_error() && segment.has_ports()
+    pub fn may_answer<F: Family>(l3: usize, segment: &Segment<F>) -> bool {
+        !segment.is_error() && segment.has_ports() && segment.l4() == l3 + F::LEN
     }
 
     /// Writes the frame over the one that cannot go on, which has been cut or grown to the error's length. `mtu` in

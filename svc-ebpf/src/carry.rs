@@ -135,7 +135,7 @@ fn reset<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
 /// what keeps an ICMP checksum right. With ICMPv6 it does not, where a virtual NIC hands such packets in.
 #[inline(never)]
 fn report<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>, what: Unreachable, mtu: u16) -> i32 {
-    if !IcmpError::may_answer(segment) {
+    if !IcmpError::may_answer(ETH_LEN, segment) {
         return SHOT;
     }
     let written = skb

@@ -145,8 +145,8 @@ fn refuse<F: Family>(packet: &Packet, segment: &super::Segment<F>) {
     if let Some(reset) = Reset::to(packet, ETH_LEN, segment) {
         let _ = reset.write::<F>(packet, ETH_LEN, &segment.key, Checksum::Complete);
     }
-    if let Some(error) = IcmpError::<F>::to(packet, ETH_LEN, segment) {
-        let _ = error.write(packet, ETH_LEN, &segment.key, Unreachable::Port, 0);
+    if IcmpError::may_answer(ETH_LEN, segment) {
+        let _ = IcmpError::write::<F>(packet, ETH_LEN, &segment.key, Unreachable::Port, 0);
     }
 }
 

@@ -40,9 +40,11 @@ fn report<F: Family>(frame: &Frame, what: Unreachable, mtu: u16) -> Option<Vec<u
     let mut bytes = frame.build();
     let packet = Packet::of(&mut bytes);
     let read = parsed::<F>(&packet);
-    let error = IcmpError::<F>::to(&packet, ETH_LEN, &read)?;
-    bytes.resize(ETH_LEN + F::LEN + IcmpError::<F>::LEN, 0);
-    error.write(&Packet::of(&mut bytes), ETH_LEN, &read.key, what, mtu)?;
+    if !IcmpError::may_answer(ETH_LEN, &read) {
+        return None;
+    }
+    bytes.resize(ETH_LEN + F::LEN + IcmpError::len::<F>(), 0);
+    IcmpError::write::<F>(&Packet::of(&mut bytes), ETH_LEN, &read.key, what, mtu)?;
     Some(bytes)
 }
 
