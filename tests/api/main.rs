@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::ListParams;
-use objects::{CLUSTER_IPS, NODE_PORT, create_service, delete_service, prepare, set_endpoints};
+use objects::{CLUSTER_IPS, NODE_PORTS, create_service, delete_service, prepare, set_endpoints};
 use server::ApiServer;
 use xtask::agents::{Agent, eventually, start_agents};
 use xtask::topology::{NODES, Options, PODS, Topology};
@@ -50,7 +50,10 @@ impl<'a> Cluster<'a> {
     /// Everything a client can ask of `web`: from where, by what, to where.
     fn ways(&self) -> Vec<(&'static str, Protocol, SocketAddr)> {
         let mut ways = Vec::new();
-        for (protocol, port) in [(Protocol::Tcp, 80), (Protocol::Udp, 53)] {
+        for (protocol, port, node_port) in [
+            (Protocol::Tcp, 80, NODE_PORTS[0]),
+            (Protocol::Udp, 53, NODE_PORTS[1]),
+        ] {
             for from in ["pod-b", "node1", "node2"] {
                 ways.extend(
                     CLUSTER_IPS
@@ -59,7 +62,7 @@ impl<'a> Cluster<'a> {
             }
             for node in NODES {
                 let addresses = self.topology.place(node).addresses();
-                ways.extend(addresses.map(|ip| ("client", protocol, (ip, NODE_PORT).into())));
+                ways.extend(addresses.map(|ip| ("client", protocol, (ip, node_port).into())));
             }
         }
         ways
@@ -136,7 +139,7 @@ fn a_service_without_endpoints_refuses_and_a_deleted_one_is_gone() {
         eventually(&format!("{ip} stops answering"), SOON, gone).unwrap();
     }
     for address in topology.place("node2").addresses() {
-        let probe = Probe::tcp((address, NODE_PORT).into());
+        let probe = Probe::tcp((address, NODE_PORTS[0]).into());
         let refused = || Ok(probe.run(&topology, "client")?[0].outcome == Outcome::Refused);
         eventually(&format!("{address} refuses the NodePort"), SOON, refused).unwrap();
     }

@@ -16,7 +16,7 @@ use crate::server::ApiServer;
 
 const RBAC: &str = include_str!("../../deploy/rbac.yaml");
 pub const CLUSTER_IPS: [&str; 2] = ["10.96.0.50", "fd00:96::50"];
-pub const NODE_PORT: u16 = 30080;
+pub const NODE_PORTS: [u16; 2] = [30080, 30053];
 
 /// The nodes, and the agent's rights as deploy/rbac.yaml gives them.
 pub fn prepare(server: &ApiServer, topology: &Topology) -> Result<()> {
@@ -73,8 +73,8 @@ pub fn create_service(server: &ApiServer) -> Result<()> {
             "ipFamilyPolicy": "RequireDualStack",
             "ipFamilies": ["IPv4", "IPv6"],
             "ports": [
-                {"name": "http", "port": 80, "targetPort": 8080, "nodePort": NODE_PORT},
-                {"name": "dns", "port": 53, "targetPort": 5353, "protocol": "UDP", "nodePort": NODE_PORT},
+                {"name": "http", "port": 80, "targetPort": 8080, "nodePort": NODE_PORTS[0]},
+                {"name": "dns", "port": 53, "targetPort": 5353, "protocol": "UDP", "nodePort": NODE_PORTS[1]},
             ],
         },
     }))?;

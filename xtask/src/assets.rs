@@ -31,22 +31,23 @@ pub fn assets(target: &Path) -> Result<PathBuf> {
         .with_file_name("tests")
         .join("assets");
     let manifest = module.join("go.mod");
-    let wanted =
-        fs::read(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
+    let text = fs::read_to_string(&manifest)
+        .with_context(|| format!("cannot read {}", manifest.display()))?;
+    let version = requirement(&text, "k8s.io/kubernetes")?;
+    let flags = format!("-s -w -X k8s.io/component-base/version.gitVersion={version}");
+    let wanted = format!("{flags}\n{text}");
     let dir = target.join("assets");
-    let stamp = dir.join("built-from.mod");
+    let stamp = dir.join("built-from");
     let built = PROGRAMS
         .iter()
         .all(|(program, _)| dir.join(program).is_file());
-    if built && fs::read(&stamp).is_ok_and(|text| text == wanted) {
+    if built && fs::read_to_string(&stamp).is_ok_and(|text| text == wanted) {
         return Ok(dir);
     }
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let go = go()?;
-    let version = requirement(&String::from_utf8_lossy(&wanted), "k8s.io/kubernetes")?;
     step("building etcd and kube-apiserver from tests/assets (three minutes or so, once)");
     for (program, package) in PROGRAMS {
-        let flags = format!("-s -w -X k8s.io/component-base/version.gitVersion={version}");
         // Niced: it runs beside cargo's build and the faster layers.
         run(Command::new("nice")
             .arg("-n10")
@@ -63,13 +64,11 @@ pub fn assets(target: &Path) -> Result<PathBuf> {
 
 fn requirement(manifest: &str, module: &str) -> Result<String> {
     let version = manifest.lines().find_map(|line| {
-        let line = line.trim().trim_start_matches("require ");
-        Some(
-            line.strip_prefix(module)?
-                .split_whitespace()
-                .next()?
-                .to_owned(),
-        )
+        let mut words = line
+            .trim()
+            .trim_start_matches("require ")
+            .split_whitespace();
+        (words.next()? == module).then(|| words.next().map(str::to_owned))?
     });
     version.with_context(|| format!("tests/assets/go.mod requires no {module}"))
 }
@@ -114,4 +113,19 @@ fn go() -> Result<PathBuf> {
         .arg(toolchain.join("bin"))
         .arg(toolchain.join("pkg/tool")))?;
     Ok(toolchain.join("bin/go"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_modules_own_not_a_tools() {
+        let manifest =
+            "tool k8s.io/kubernetes/cmd/kube-apiserver\nrequire k8s.io/kubernetes v1.2.3\n";
+        assert_eq!(
+            requirement(manifest, "k8s.io/kubernetes").unwrap(),
+            "v1.2.3"
+        );
+    }
 }
