@@ -42,6 +42,22 @@ impl<F: Family> Flow<F> {
         self.flags & flow_flags::REPLY != 0
     }
 
+    /// Whether `key` is that of this half's other half.
+    #[inline(always)]
+    fn answers(&self, key: &FlowKey<F>) -> bool {
+        if self.is_reply() {
+            self.client_port == key.sport
+                && self.frontend_port == key.dport
+                && self.client == key.src
+                && self.frontend == key.dst
+        } else {
+            self.backend_port == key.sport
+                && self.nat_port == key.dport
+                && self.backend == key.src
+                && self.nat == key.dst
+        }
+    }
+
     /// What packets of this half become.
     #[inline(always)]
     fn rewrite(&self) -> Rewrite<F> {
@@ -117,28 +133,46 @@ pub fn follow<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>, decision
         if segment.is_error() { Step::Follow } else { flow.refresh(segment, tables.now()) }
     });
     match step {
-        None | Some(Step::Renew) => return false,
-        Some(Step::Follow) => (),
+        None | Some(Step::Renew) => false,
+        Some(Step::Follow) => true,
         Some(Step::Mirror) => mirror(segment, tables),
     }
-    true
 }
 
-/// Brings the other half up to date, or back.
+/// Brings the other half up to date, or back. False: another flow has taken the place of our answers, so that this one
+/// is to be opened anew.
 #[inline(never)]
-fn mirror<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) {
+fn mirror<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) -> bool {
     let proto = segment.key.proto;
-    tables.scratch(|flow| {
+    let followed = tables.scratch(|flow| {
         if tables.flow(&segment.key, |half| *flow = *half).is_none() {
-            return;
+            return true;
         }
         let other = if flow.is_reply() { flow.forward_key(proto) } else { flow.reply_key(proto) };
-        let known = tables.flow(&other, |half| half.state |= flow.state).is_some();
-        if !known {
-            flow.flags ^= flow_flags::REPLY;
-            tables.insert_flow(&other, flow, true);
+        let own = tables.flow(&other, |half| {
+            let own = half.answers(&segment.key);
+            if own {
+                half.state |= flow.state;
+            }
+            own
+        });
+        match own {
+            Some(true) => true,
+            // Late packets of an old flow still go their way, but say nothing about the client's new one.
+            Some(false) if flow.is_reply() => true,
+            Some(false) => {
+                // Should opening fail, the next packet comes here again.
+                tables.flow(&segment.key, |half| half.seen = 0);
+                false
+            }
+            None => {
+                flow.flags ^= flow_flags::REPLY;
+                tables.insert_flow(&other, flow, true);
+                true
+            }
         }
     });
+    followed.unwrap_or(true)
 }
 
 /// Writes both halves of a new flow. `flow.nat` is set; `flow.nat_port` is found here: the client's own port first,
