@@ -15,14 +15,13 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{DevMapHash, MapData, MapInfo};
 use aya::{Ebpf, EbpfLoader};
-use svc_common::family::{V4, V6};
 use svc_common::reason::Reason;
-use svc_common::table::{Flow, FlowKey, NodeConfig};
+use svc_common::table::NodeConfig;
 
 pub use error::Error;
 pub use links::{Hook, SOCKET_HOOKS, XdpMode};
-pub use maps::Snapshot;
 
+use crate::inspect::{Flows, Snapshot};
 use crate::plan::{Capacities, Changes};
 use maps::Maps;
 
@@ -34,8 +33,6 @@ const VERSION: &str = "v1";
 
 /// The address of each device and family, by (ifindex, is IPv6); index 0 is the node itself.
 pub type DeviceAddresses = BTreeMap<(u32, bool), IpAddr>;
-
-pub type Flows = (Vec<(FlowKey<V4>, Flow<V4>)>, Vec<(FlowKey<V6>, Flow<V6>)>);
 
 /// The loaded programs and their maps.
 pub struct Dataplane {

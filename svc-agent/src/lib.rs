@@ -11,6 +11,7 @@ pub mod compile;
 pub mod config;
 pub mod dataplane;
 pub mod desired;
+pub mod get;
 pub mod health;
 pub mod inspect;
 pub mod maglev;

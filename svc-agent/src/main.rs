@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use svc_agent::config::{self, Verb};
-use svc_agent::{check, dataplane, run};
+use svc_agent::{check, dataplane, get, run};
 
 fn main() -> ExitCode {
     let cli = match config::parse(std::env::args_os()) {
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
             log(options.verbosity);
             serve(options)
         }
-        Verb::Get(_) => Err(anyhow::anyhow!("not wired yet")),
+        Verb::Get(options) => get::get(options),
         Verb::Check(options) => check::check(options),
         Verb::Cleanup(options) => cleanup(options),
     };

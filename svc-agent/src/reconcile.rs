@@ -80,11 +80,14 @@ impl Reconciler {
             round.changes.merge(self.planner.retain(&known));
             self.dirty_all();
         }
-        self.dirty.extend(self.planner.take_retries());
-        while let Some(name) = self.dirty.pop_first() {
+        // What one Service gives up another may have been refused for.
+        loop {
+            self.dirty.extend(self.planner.take_retries());
+            let Some(name) = self.dirty.pop_first() else {
+                return round;
+            };
             self.plan(name, &mut round);
         }
-        round
     }
 
     fn plan(&mut self, name: ServiceName, round: &mut Round) {

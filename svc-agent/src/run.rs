@@ -1,5 +1,6 @@
 //! `svc-agent run`: one task that owns the dataplane, fed by a source and by netlink.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use crate::config::{Run, SocketLb};
 use crate::dataplane::{self, Dataplane, Pinned};
 use crate::health::{self, Health};
 use crate::node::{self, Devices, Selection, Watch};
-use crate::plan::Planner;
+use crate::plan::{Generation, Planner};
 use crate::reconcile::Reconciler;
 use crate::refusals::Refusals;
 use crate::source;
@@ -39,6 +40,7 @@ pub async fn run(options: &Run) -> Result<()> {
     let (events, mut inbox) = mpsc::channel(source::QUEUE);
     let mut source = start_source(options, agent.reconciler.cluster.node_name().to_owned(), events).await?;
     loop {
+        let due = agent.due();
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -56,7 +58,7 @@ pub async fn run(options: &Run) -> Result<()> {
                 tokio::time::sleep(COALESCE).await;
                 agent.refresh_node().await?;
             }
-            () = tokio::time::sleep_until(agent.due.into()), if agent.is_due() => (),
+            () = sleep_until(due), if due.is_some() => (),
         }
         agent.settle();
     }
@@ -67,6 +69,12 @@ pub async fn run(options: &Run) -> Result<()> {
         tracing::info!("removed {} pins", removed.len());
     }
     Ok(())
+}
+
+async fn sleep_until(when: Option<Instant>) {
+    if let Some(when) = when {
+        tokio::time::sleep_until(when.into()).await;
+    }
 }
 
 type Source = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
@@ -93,10 +101,10 @@ struct Agent<'a> {
     health: Arc<Health>,
     netlink: Watch,
     devices: Devices,
-    /// When there is something to do by itself: slots to free, a failed write to repeat.
-    due: Instant,
-    freeing: bool,
-    failed: bool,
+    /// What each batch gave up, free to be used again from then on.
+    leaving: VecDeque<(Instant, Generation)>,
+    /// When a failed write is to be repeated.
+    retry: Option<Instant>,
     synced: bool,
 }
 
@@ -121,17 +129,18 @@ impl<'a> Agent<'a> {
             health,
             netlink,
             devices,
-            due: Instant::now(),
-            freeing: false,
-            failed: false,
+            leaving: VecDeque::new(),
+            retry: None,
             synced: false,
         };
         agent.attach();
         Ok(agent)
     }
 
-    fn is_due(&self) -> bool {
-        self.freeing || self.failed
+    /// When there is something to do by itself.
+    fn due(&self) -> Option<Instant> {
+        let free = self.leaving.front().map(|(when, _)| *when);
+        self.retry.into_iter().chain(free).min()
     }
 
     /// Takes in what else has come, for a moment.
@@ -177,13 +186,12 @@ impl<'a> Agent<'a> {
 
     /// Brings the maps to what is wanted.
     fn settle(&mut self) {
-        if self.failed && self.due <= Instant::now() {
+        let now = Instant::now();
+        if self.retry.is_some_and(|when| when <= now) {
             self.start_over();
         }
-        if self.freeing && self.due <= Instant::now() {
-            self.freeing = false;
-            let last = self.reconciler.planner.close_generation();
-            self.reconciler.planner.release(last);
+        while let Some((_, generation)) = self.leaving.pop_front_if(|(when, _)| *when <= now) {
+            self.reconciler.planner.release(generation);
         }
         self.take_facts();
         let round = self.reconciler.round();
@@ -198,12 +206,9 @@ impl<'a> Agent<'a> {
                 return self.fail();
             }
             tracing::debug!("wrote {entries} map entries in {:?}", start.elapsed());
-            if !self.freeing && !self.failed {
-                self.freeing = true;
-                self.due = Instant::now() + GRACE;
-            }
+            self.leaving.push_back((Instant::now() + GRACE, self.reconciler.planner.close_generation()));
         }
-        if self.reconciler.cluster.synced() && !self.failed {
+        if self.reconciler.cluster.synced() && self.retry.is_none() {
             if !self.synced {
                 self.synced = true;
                 let services = self.reconciler.cluster.services().count();
@@ -230,8 +235,7 @@ impl<'a> Agent<'a> {
     }
 
     fn fail(&mut self) {
-        self.failed = true;
-        self.due = Instant::now() + RETRY;
+        self.retry = Some(Instant::now() + RETRY);
         self.health.failed();
     }
 
@@ -239,7 +243,8 @@ impl<'a> Agent<'a> {
     fn start_over(&mut self) {
         match planner(&self.dataplane) {
             Ok(planner) => {
-                self.failed = false;
+                self.retry = None;
+                self.leaving.clear();
                 self.reconciler.restart(planner);
             }
             Err(error) => {

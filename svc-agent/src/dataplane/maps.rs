@@ -10,6 +10,7 @@ use svc_common::reason::Reason;
 use svc_common::table::{Backend, Flow, FlowKey, Frontend, FrontendKey, NodeConfig, ServiceLabel};
 
 use super::Error;
+use crate::inspect::{Flows, Snapshot};
 use crate::plan::{Actual, Changes, FamilyChanges, Write, label};
 
 /// The names of one family's maps in the object.
@@ -61,6 +62,14 @@ impl Supply for &Path {
         let data = MapData::from_pin(self.join(name)).map_err(failed)?;
         Map::from_map_data(data).map_err(failed)
     }
+}
+
+type FlowEntries<F> = Vec<(FlowKey<F>, Flow<F>)>;
+
+/// The clock that the programs stamp flows with.
+fn seconds_since_boot() -> u32 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.ok().and_then(|now| u32::try_from(now.tv_sec()).ok()).unwrap_or(0)
 }
 
 pub(super) struct FamilyMaps<F: Family>
@@ -129,7 +138,7 @@ where
         Actual::read(frontends, addresses, slot)
     }
 
-    fn flows(&self) -> Result<Vec<(FlowKey<F>, Flow<F>)>, Error> {
+    fn flows(&self) -> Result<FlowEntries<F>, Error> {
         self.flows.iter().collect::<Result<_, _>>().map_err(failing("read", self.names.flows))
     }
 
@@ -176,13 +185,6 @@ where
     }
 }
 
-/// What the maps hold, read at once.
-pub struct Snapshot {
-    pub v4: Actual<V4>,
-    pub v6: Actual<V6>,
-    pub services: BTreeMap<u32, String>,
-}
-
 impl Maps {
     pub(super) fn take(mut supply: impl Supply) -> Result<Self, Error> {
         let supply = &mut supply;
@@ -202,8 +204,8 @@ impl Maps {
         Ok(Snapshot { v4: self.v4.read()?, v6: self.v6.read()?, services })
     }
 
-    pub(super) fn flows(&self) -> Result<super::Flows, Error> {
-        Ok((self.v4.flows()?, self.v6.flows()?))
+    pub(super) fn flows(&self) -> Result<Flows, Error> {
+        Ok(Flows { v4: self.v4.flows()?, v6: self.v6.flows()?, now: seconds_since_boot() })
     }
 
     pub(super) fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
