@@ -103,7 +103,9 @@ fn install() -> Result<()> {
     std::thread::spawn(move || {
         let mut signal = [0; 1];
         while nix::unistd::read(&read, &mut signal) != Ok(1) {}
-        for name in live().iter() {
+        // Held until the end: a thread whose children were just killed must not report that as a failure.
+        let names = live();
+        for name in names.iter() {
             remove(name);
         }
         std::process::exit(128 + i32::from(signal[0]));
