@@ -182,7 +182,11 @@ impl Skb {
         let before = self.packet().get::<u16>(off);
         // SAFETY: a helper on our context; a change of 1 in a two-byte field. The packet is about to be overwritten.
         unsafe { bpf::bpf_l4_csum_replace(self.skb, off as u32, 0, 1, 2) };
-        if before == self.packet().get::<u16>(off) { Checksum::Partial } else { Checksum::Complete }
+        match (before, self.packet().get::<u16>(off)) {
+            (Some(before), Some(after)) if before == after => Checksum::Partial,
+            // A header that is cut before its checksum has none to be finished.
+            _ => Checksum::Complete,
+        }
     }
 
     /// Sends it out of a device, as it is.

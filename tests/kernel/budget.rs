@@ -1,0 +1,86 @@
+//! What the object may cost: verified instructions, memory, and (told, not judged) time per packet.
+
+use aya::EbpfLoader;
+use aya::maps::Map;
+
+use svc_common::family::{V4, V6};
+
+use crate::frames::{tcp, udp};
+use crate::host::Program::{NodeEgress, NodeIngress, NodeXdp, PodEgress, PodIngress};
+use crate::kernel::{Keyed, load, memory_of};
+use crate::network::within;
+use crate::pair::Pair;
+use crate::world::at;
+
+/// A fifth of what the kernel allows: other compilers and kernels must have room too.
+const MAX_INSTRUCTIONS: u32 = 200_000;
+const MAX_MEMORY: u64 = 200 << 20;
+
+#[test]
+fn every_program_is_verified_in_fewer_than_200_000_instructions() {
+    within(|_| {
+        let ebpf = load(&mut EbpfLoader::new());
+        for (name, program) in ebpf.programs() {
+            let info = program.info().expect("loaded");
+            let verified = info.verified_instruction_count().expect("told since Linux 5.16");
+            println!("{name}: {verified} verified instructions, {} bytes of machine code", info.size_jitted());
+            assert!(verified < MAX_INSTRUCTIONS, "{name}: {verified}");
+        }
+    });
+}
+
+#[test]
+fn all_maps_are_less_than_200_mb() {
+    within(|_| {
+        let ebpf = load(&mut EbpfLoader::new());
+        let mut all = 0;
+        for (name, map) in ebpf.maps() {
+            let (Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map) | Map::PerCpuArray(map) | Map::DevMapHash(map)) = map
+            else {
+                panic!("{name} is of a new kind: add it here");
+            };
+            let bytes = memory_of(map);
+            println!("{name}: {} KiB", bytes >> 10);
+            all += bytes;
+        }
+        println!("all maps: {} MiB", all >> 20);
+        assert!(all < MAX_MEMORY, "{all} bytes");
+    });
+}
+
+#[test]
+fn the_time_per_packet_is_told() {
+    within(|network| {
+        tell_times(&mut Pair::<V4>::new(network));
+        tell_times(&mut Pair::<V6>::new(network));
+    });
+}
+
+/// Packets that come out as they went in, run after run: what a repeat needs.
+fn tell_times<F: Keyed>(pair: &mut Pair<F>) {
+    let elsewhere = tcp(at::<F>(1, 1), at::<F>(9, 1));
+    let unanswered = udp(at::<F>(9, 1), at::<F>(50, 3)).port(81);
+    for (what, program, frame) in [
+        ("not ours", PodIngress, &elsewhere),
+        ("not ours", PodEgress, &elsewhere),
+        ("not ours", NodeIngress, &elsewhere),
+        ("not ours", NodeEgress, &elsewhere),
+        ("not ours", NodeXdp, &elsewhere),
+        ("our address, other port", NodeIngress, &unanswered),
+        ("our address, other port", NodeXdp, &unanswered),
+    ] {
+        let result = pair.kernel.test(program, &frame.build(), None, 200_000);
+        println!("IPv{} {}, {what}: {} ns", F::VERSION, program.name(), result.duration.as_nanos());
+    }
+    // A known flow is rewritten by the first run; the rest are somebody else's. XDP passes what has no neighbour.
+    let known = udp(at::<F>(9, 1), at::<F>(50, 3)).sport(1_003);
+    for sport in 1_000..1_010 {
+        let frame = known.clone().sport(sport);
+        if pair.run(NodeIngress, &frame.build()).reason.is_none() {
+            let result = pair.kernel.test(NodeXdp, &frame.build(), None, 200_000);
+            println!("IPv{} node_xdp, known flow, route looked up: {} ns", F::VERSION, result.duration.as_nanos());
+            return;
+        }
+    }
+    panic!("no flow towards a backend with a route");
+}

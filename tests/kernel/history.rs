@@ -1,0 +1,140 @@
+//! Random histories: whatever comes, in whatever order, host and kernel agree. The seed is printed with a failure;
+//! `KERNEL_SEED=n` runs that history again.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use svc_common::family::{V4, V6};
+use svc_common::table::{FlowKey, TCP};
+
+use crate::cases::hostile;
+use crate::frames::{ACK, FIN, Frame, RST, SYN, icmp_error, tcp, udp};
+use crate::host::Program;
+use crate::kernel::Keyed;
+use crate::network::within;
+use crate::pair::Pair;
+use crate::world::{SNAT_MIN, at};
+
+const STEPS: u32 = 3_000;
+
+/// Xorshift (Marsaglia 2003).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as usize % end
+    }
+
+    fn pick<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+}
+
+fn request<F: Keyed>(random: &mut Random) -> Frame {
+    let (net, host) = random.pick(&[(1, 1), (1, 2), (0, 1), (9, 1), (9, 2), (9, 3), (2, 1)]);
+    let src = at::<F>(net, host);
+    let (net, host) = random.pick(&[
+        (96, 1), (96, 2), (96, 3), (96, 4), (96, 5), (96, 6), (50, 1), (50, 2), (50, 3), (50, 4), (0, 1), (0, 1), (2, 3),
+    ]);
+    let dst = at::<F>(net, host);
+    let port = if net == 0 { random.pick(&[30_080, 30_080, 22]) } else { random.pick(&[80, 80, 80, 81]) };
+    let sport = random.pick(&[5_000, 5_001, SNAT_MIN + 1]);
+    decorate(transport::<F>(random, src, dst), random).sport(sport).port(port)
+}
+
+fn transport<F: Keyed>(random: &mut Random, src: std::net::IpAddr, dst: std::net::IpAddr) -> Frame {
+    match random.below(3) {
+        0 => udp(src, dst),
+        1 => tcp(src, dst).syn(),
+        _ => tcp(src, dst).flags(random.pick(&[ACK, ACK | 8, FIN | ACK, RST, RST | ACK, SYN | ACK, 0])),
+    }
+}
+
+fn decorate(frame: Frame, random: &mut Random) -> Frame {
+    let frame = frame.payload(random.pick(&[&[][..], &[1], &[3; 40], &[7; 701], &[9; 1_600]]));
+    match random.below(8) {
+        0 => frame.fragment(random.pick(&[1, 2]), random.pick(&[0, 0, 5]), true),
+        1 => frame.without_checksum(),
+        2 if frame.src.is_ipv4() => frame.options(random.pick(&[1, 10])),
+        3 => frame.ttl(random.pick(&[0, 1, 2])),
+        _ => frame,
+    }
+}
+
+/// A packet of a flow that is known, in the direction of `key`.
+fn of_flow<F: Keyed>(key: &FlowKey<F>, random: &mut Random) -> Frame {
+    let (src, dst) = (F::addr_to_std(key.src), F::addr_to_std(key.dst));
+    let frame = if key.proto == u16::from(TCP) {
+        tcp(src, dst).flags(random.pick(&[ACK, ACK, ACK, SYN, FIN | ACK, RST, SYN | ACK]))
+    } else {
+        udp(src, dst)
+    };
+    decorate(frame, random).sport(key.sport.get()).port(key.dport.get())
+}
+
+fn some_flow<F: Keyed>(pair: &Pair<F>, random: &mut Random) -> Option<FlowKey<F>> {
+    let flows = pair.host.flows.borrow();
+    if flows.is_empty() { None } else { flows.keys().nth(random.below(flows.len())).copied() }
+}
+
+fn step<F: Keyed>(pair: &mut Pair<F>, random: &mut Random) {
+    let frame = match (random.below(20), some_flow(pair, random)) {
+        (0, Some(key)) => return pair.evict(&key),
+        (1, _) => {
+            let seconds = random.pick(&[1, 1, 1, 130]);
+            return pair.change_flows(|flow| flow.seen = flow.seen.saturating_sub(seconds));
+        }
+        (2, _) if pair.host.flows.borrow().len() > 60 => {
+            pair.host.flows.borrow_mut().clear();
+            return pair.change_flows(|_| ());
+        }
+        (3..=8, Some(key)) => of_flow(&key, random).build(),
+        (9..=11, Some(key)) => {
+            let quoted = of_flow(&key, random).reversed();
+            let author = random.pick(&[quoted.dst, quoted.dst, at::<F>(9, 77)]);
+            icmp_error(author, quoted.src, &quoted).quoting(random.pick(&[8, 20, 500])).build()
+        }
+        (12, _) => {
+            let all = hostile::<F>(&request::<F>(random).payload(&[1; 9]));
+            all[random.below(all.len())].1.clone()
+        }
+        (13, _) => {
+            let mut frame = request::<F>(random).build();
+            let at = 14 + random.below(frame.len() - 14);
+            frame[at] ^= 1 << random.below(8);
+            frame
+        }
+        _ => request::<F>(random).build(),
+    };
+    pair.run(random.pick(&Program::ALL), &frame);
+}
+
+fn history_agrees<F: Keyed>() {
+    let seed = std::env::var("KERNEL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64 | 1
+    });
+    println!("KERNEL_SEED={seed}");
+    within(|network| {
+        let mut pair = Pair::<F>::new(network);
+        let mut random = Random(seed);
+        for n in 0..STEPS {
+            step(&mut pair, &mut random);
+            if n % 100 == 0 {
+                pair.check_all();
+            }
+        }
+        pair.check_all();
+    });
+}
+
+#[test]
+fn any_history_is_the_same_on_both_sides_v4() {
+    history_agrees::<V4>();
+}
+
+#[test]
+fn any_history_is_the_same_on_both_sides_v6() {
+    history_agrees::<V6>();
+}

@@ -1,0 +1,164 @@
+//! The loaded object: maps filled from a [`Memory`], programs run on single frames.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use aya::maps::{Array, DevMapHash, HashMap, MapData, PerCpuArray};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use svc_common::family::Family;
+use svc_common::memory::Memory;
+use svc_common::reason::Reason;
+use svc_common::table::{Flow, FlowKey};
+use svc_common::wire::IpHeader;
+
+use crate::host::Program;
+use crate::network::Network;
+
+/// A family whose addresses can be map keys.
+pub(crate) trait Keyed: Family + IpHeader<Addr: aya::Pod> {}
+impl<F: Family + IpHeader<Addr: aya::Pod>> Keyed for F {}
+
+/// Offsets in `struct __sk_buff` and `struct xdp_md` (include/uapi/linux/bpf.h).
+const SKB_SIZE: usize = 192;
+const SKB_INGRESS_IFINDEX: usize = 36;
+const SKB_IFINDEX: usize = 40;
+const XDP_SIZE: usize = 24;
+const XDP_DATA_END: usize = 4;
+const XDP_INGRESS_IFINDEX: usize = 12;
+
+pub(crate) struct Kernel {
+    pub(crate) ebpf: Ebpf,
+    network: Network,
+}
+
+impl Kernel {
+    /// Loads the object, with flow tables small enough to be listed quickly.
+    pub(crate) fn load(network: &Network) -> Self {
+        let mut loader = EbpfLoader::new();
+        for name in ["FLOWS_V4", "FLOWS_V6", "FRAGMENTS_V4", "FRAGMENTS_V6"] {
+            loader.map_max_entries(name, 4_096);
+        }
+        let mut kernel = Self { ebpf: load(&mut loader), network: *network };
+        // veth has no XDP queue before it has an XDP program.
+        let xdp: &mut Xdp = kernel.ebpf.program_mut("node_xdp").expect("in the object").try_into().expect("is XDP");
+        for device in [network.nic, network.second_nic] {
+            xdp.attach_to_if_index(device.index, XdpMode::Driver).expect("veth has native XDP");
+        }
+        let mut reachable = DevMapHash::try_from(kernel.ebpf.map_mut("XDP_DEVICES").expect("in the object")).expect("typed");
+        for device in [network.nic, network.second_nic] {
+            reachable.insert(device.index, device.index, None, 0).expect("room");
+        }
+        kernel
+    }
+
+    fn map<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
+        let map = self.ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name} in the object"));
+        HashMap::try_from(map).unwrap_or_else(|error| panic!("map {name}: {error}"))
+    }
+
+    /// Writes all tables.
+    pub(crate) fn fill<F: Keyed>(&mut self, tables: &Memory<F>) {
+        let version = F::VERSION;
+        for (key, value) in &tables.addresses {
+            self.map(&format!("ADDRESSES_V{version}")).insert(*key, *value, 0).expect("room");
+        }
+        for (key, value) in &tables.frontends {
+            self.map(&format!("FRONTENDS_V{version}")).insert(*key, *value, 0).expect("room");
+        }
+        let slots = self.ebpf.map_mut(&format!("SLOTS_V{version}")).expect("in the object");
+        let mut slots = Array::try_from(slots).expect("typed");
+        for (index, backend) in &tables.slots {
+            slots.set(*index, *backend, 0).expect("in range");
+        }
+        let mut config = Array::try_from(self.ebpf.map_mut("CONFIG").expect("in the object")).expect("typed");
+        config.set(0, tables.config.expect("configured"), 0).expect("in range");
+        let (nic, second) = (self.network.nic.index, self.network.second_nic.index);
+        let mut devices = self.map::<u32, F::Addr>(&format!("DEVICES_V{version}"));
+        for (index, addr) in [(0, (0, 1)), (nic, (0, 1)), (second, (3, 1))] {
+            devices.insert(index, crate::world::addr::<F>(addr.0, addr.1), 0).expect("room");
+        }
+        self.set_flows(tables);
+    }
+
+    /// Makes FLOWS what `tables` has.
+    pub(crate) fn set_flows<F: Keyed>(&mut self, tables: &Memory<F>) {
+        let mut map = self.flows::<F>();
+        let old: Vec<FlowKey<F>> = map.keys().collect::<Result<_, _>>().expect("readable");
+        for key in old {
+            map.remove(&key).expect("there");
+        }
+        for (key, flow) in tables.flows.borrow().iter() {
+            map.insert(*key, *flow, 0).expect("room");
+        }
+    }
+
+    pub(crate) fn flows<F: Keyed>(&mut self) -> HashMap<&mut MapData, FlowKey<F>, Flow<F>> {
+        self.map(&format!("FLOWS_V{}", F::VERSION))
+    }
+
+    /// The counters of all CPUs together.
+    pub(crate) fn reasons(&self) -> Vec<u64> {
+        let counters = PerCpuArray::<_, u64>::try_from(self.ebpf.map("REASONS").expect("in the object")).expect("typed");
+        (0..Reason::ALL.len() as u32).map(|i| counters.get(&i, 0).expect("in range").iter().sum()).collect()
+    }
+
+    /// Runs a program on a frame; its action and the frame afterwards.
+    pub(crate) fn run(&self, program: Program, frame: &[u8]) -> (u32, Vec<u8>) {
+        let mut out = vec![0; 4_096];
+        let result = self.test(program, frame, Some(&mut out), 1);
+        out.truncate(result.data_size_out as usize);
+        (result.return_value, out)
+    }
+
+    pub(crate) fn test(&self, program: Program, frame: &[u8], out: Option<&mut [u8]>, repeat: u32) -> TestRunResult {
+        let context = self.context(program, frame.len());
+        let options = TestRunOptions { data_in: Some(frame), data_out: out, ctx_in: Some(&context), repeat, ..TestRunOptions::new() };
+        let loaded = self.ebpf.program(program.name()).expect("in the object");
+        let result = if program == Program::NodeXdp {
+            <&Xdp>::try_from(loaded).expect("is XDP").test_run(options)
+        } else {
+            <&SchedClassifier>::try_from(loaded).expect("is a classifier").test_run(options)
+        };
+        result.unwrap_or_else(|error| panic!("cannot run {program:?} on {frame:02x?}: {error:?}"))
+    }
+
+    fn context(&self, program: Program, len: usize) -> Vec<u8> {
+        let Network { nic, pods, .. } = self.network;
+        let (size, fields): (usize, Vec<(usize, u32)>) = match program {
+            Program::NodeXdp => (XDP_SIZE, vec![(XDP_DATA_END, len as u32), (XDP_INGRESS_IFINDEX, nic.index)]),
+            Program::PodIngress => (SKB_SIZE, vec![(SKB_IFINDEX, pods.index), (SKB_INGRESS_IFINDEX, pods.index)]),
+            Program::PodEgress => (SKB_SIZE, vec![(SKB_IFINDEX, pods.index), (SKB_INGRESS_IFINDEX, nic.index)]),
+            Program::NodeIngress => (SKB_SIZE, vec![(SKB_IFINDEX, nic.index), (SKB_INGRESS_IFINDEX, nic.index)]),
+            Program::NodeEgress => (SKB_SIZE, vec![(SKB_IFINDEX, nic.index)]),
+            Program::NodeEgressForwarded => (SKB_SIZE, vec![(SKB_IFINDEX, nic.index), (SKB_INGRESS_IFINDEX, pods.index)]),
+        };
+        let mut context = vec![0; size];
+        for (at, value) in fields {
+            context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        context
+    }
+}
+
+/// Loads every program that a packet meets.
+pub(crate) fn load(loader: &mut EbpfLoader<'_>) -> Ebpf {
+    let mut ebpf = loader.load(svc_agent::dataplane::OBJECT).expect("the kernel layer loads eBPF programs: run it as root");
+    for (name, program) in ebpf.programs_mut() {
+        let loaded = match program {
+            aya::programs::Program::SchedClassifier(program) => program.load(),
+            aya::programs::Program::Xdp(program) => program.load(),
+            aya::programs::Program::CgroupSockAddr(program) => program.load(),
+            other => panic!("{name} is a {:?}", other.prog_type()),
+        };
+        loaded.unwrap_or_else(|error| panic!("the kernel refuses {name}: {error:?}"));
+    }
+    ebpf
+}
+
+/// Bytes that a map takes, as the kernel tells.
+pub(crate) fn memory_of(map: &MapData) -> u64 {
+    let fd = map.fd().as_fd().as_raw_fd();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("our own file");
+    let line = info.lines().find_map(|line| line.strip_prefix("memlock:")).expect("a map has memlock");
+    line.trim().parse().expect("a number")
+}

@@ -1,0 +1,15 @@
+//! The same frame, the same tables: the host and the loaded programs (`BPF_PROG_TEST_RUN`) must agree on verdict, bytes,
+//! flows and counters. Needs root; the devices and routes are in network namespaces that die with their threads.
+
+mod budget;
+mod cases;
+mod history;
+mod host;
+mod kernel;
+mod network;
+mod pair;
+mod world;
+
+#[path = "../frames.rs"]
+#[expect(dead_code, unreachable_pub, reason = "written for svc-common's tests as well")]
+mod frames;
