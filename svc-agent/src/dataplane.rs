@@ -8,7 +8,7 @@ mod links;
 mod maps;
 mod sys;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{DevMapHash, MapData, MapInfo};
 use aya::{Ebpf, EbpfLoader};
 use svc_common::reason::Reason;
-use svc_common::table::NodeConfig;
+use svc_common::table::{BOUNCE, NodeConfig};
 
 pub use error::Error;
 pub use links::{Hook, SOCKET_HOOKS, XdpMode};
@@ -106,17 +106,23 @@ impl Dataplane {
     }
 
     /// Attaches exactly these hooks to devices; detaches what was attached to others. Returns what could not be
-    /// attached; the rest is.
-    pub fn attach_devices(&mut self, wanted: &BTreeMap<(u32, Hook), String>) -> Vec<Error> {
+    /// attached; the rest is. `virtual_devices`: those whose driver is no NIC's.
+    pub fn attach_devices(
+        &mut self,
+        wanted: &BTreeMap<(u32, Hook), String>,
+        virtual_devices: &BTreeSet<u32>,
+    ) -> Vec<Error> {
         let refused = self.links.attach_devices(&mut self.ebpf, wanted);
         let with_xdp = self.links.devices_with_xdp();
+        let bounce = with_xdp.intersection(virtual_devices).map(|ifindex| (ifindex | BOUNCE, *ifindex));
+        let keys: BTreeMap<u32, u32> = with_xdp.iter().map(|ifindex| (*ifindex, *ifindex)).chain(bounce).collect();
         let known: Vec<u32> = self.xdp_devices.keys().flatten().collect();
-        for ifindex in known.iter().filter(|ifindex| !with_xdp.contains(ifindex)) {
+        for key in known.iter().filter(|key| !keys.contains_key(key)) {
             // A device that is gone has left the map already.
-            let _ = self.xdp_devices.remove(*ifindex);
+            let _ = self.xdp_devices.remove(*key);
         }
-        for ifindex in with_xdp {
-            if let Err(error) = self.xdp_devices.insert(ifindex, ifindex, None, 0) {
+        for (key, ifindex) in keys {
+            if let Err(error) = self.xdp_devices.insert(key, ifindex, None, 0) {
                 tracing::warn!("XDP will not redirect to device {ifindex}: {error}");
             }
         }

@@ -179,7 +179,8 @@ impl<'a> Agent<'a> {
             self.fail();
         }
         let hooks = self.selection.hooks(&self.devices, &node_ips, self.options.xdp);
-        for error in self.dataplane.attach_devices(&hooks) {
+        let virtual_devices = self.devices.iter().filter(|(_, d)| !d.kind.is_empty()).map(|(ifindex, _)| *ifindex).collect();
+        for error in self.dataplane.attach_devices(&hooks, &virtual_devices) {
             tracing::warn!("{error}");
         }
     }

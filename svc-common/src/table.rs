@@ -47,6 +47,10 @@ pub const MAX_FRAGMENTS: u32 = 8_192;
 pub const MAX_SERVICES: u32 = 65_536;
 pub const MAX_DEVICES: u32 = 1_024;
 
+/// Set in a key of XDP_DEVICES (else a device's index): frames go back out of this device by redirect, not by XDP_TX.
+/// A veth flushes what XDP_TX queued only when its peer has an XDP program too (veth_xdp_flush, drivers/net/veth.c).
+pub const BOUNCE: u32 = 1 << 31;
+
 /// From where a frontend is asked.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

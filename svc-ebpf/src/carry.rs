@@ -10,7 +10,7 @@ use svc_common::reason::{Aside, Reason};
 use svc_common::refuse::{IcmpError, Reset, swap_ethernet};
 use svc_common::rewrite::{Bytes, Rewrite, apply};
 use svc_common::steer::{self, Route, Work};
-use svc_common::table::{Scope, TCP};
+use svc_common::table::{BOUNCE, Scope, TCP};
 use svc_common::wire::{ETH_LEN, Unreachable, tcp};
 
 use crate::NEXT;
@@ -184,5 +184,11 @@ fn xdp_forward<F: Mapped>(ctx: &XdpContext, segment: &Segment<F>, to: &Rewrite<F
         count(Reason::RewriteFailed);
         return Some(aya_ebpf::bindings::xdp_action::XDP_DROP);
     }
-    Some(if back { XDP_TX } else { xdp_redirect(next.ifindex) })
+    Some(if !back {
+        xdp_redirect(next.ifindex)
+    } else if xdp_reaches(next.ifindex | BOUNCE) {
+        xdp_redirect(next.ifindex | BOUNCE)
+    } else {
+        XDP_TX
+    })
 }
