@@ -162,5 +162,5 @@ fn cargo_home() -> PathBuf {
 }
 
 fn home() -> PathBuf {
-    PathBuf::from(env::var_os("HOME").unwrap_or_else(|| OsString::from("/root")))
+    PathBuf::from(env::var_os("HOME").unwrap_or_else(|| OsString::from("/")))
 }
