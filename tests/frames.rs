@@ -16,10 +16,20 @@ pub const ACK: u8 = 16;
 /// What lies behind the IP header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Body {
-    Tcp { flags: u8, seq: u32, ack: u32 },
-    Udp { checksum: bool },
+    Tcp {
+        flags: u8,
+        seq: u32,
+        ack: u32,
+    },
+    Udp {
+        checksum: bool,
+    },
     /// Type and code, the word behind the checksum, and the quoted packet.
-    Icmp { what: [u8; 2], rest: [u8; 4], quote: Vec<u8> },
+    Icmp {
+        what: [u8; 2],
+        rest: [u8; 4],
+        quote: Vec<u8>,
+    },
 }
 
 /// A frame to be built.
@@ -54,7 +64,15 @@ fn frame(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, body: Body) -> Frame {
 
 /// A TCP segment: an ACK unless told otherwise.
 pub fn tcp(src: impl Into<IpAddr>, dst: impl Into<IpAddr>) -> Frame {
-    frame(src, dst, Body::Tcp { flags: ACK, seq: 1_000, ack: 2_000 })
+    frame(
+        src,
+        dst,
+        Body::Tcp {
+            flags: ACK,
+            seq: 1_000,
+            ack: 2_000,
+        },
+    )
 }
 
 pub fn udp(src: impl Into<IpAddr>, dst: impl Into<IpAddr>) -> Frame {
@@ -65,14 +83,30 @@ pub fn udp(src: impl Into<IpAddr>, dst: impl Into<IpAddr>) -> Frame {
 pub fn icmp_error(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, quoted: &Frame) -> Frame {
     let src = src.into();
     let what = if src.is_ipv4() { [3, 3] } else { [1, 4] };
-    frame(src, dst, Body::Icmp { what, rest: [0; 4], quote: quoted.packet() })
+    frame(
+        src,
+        dst,
+        Body::Icmp {
+            what,
+            rest: [0; 4],
+            quote: quoted.packet(),
+        },
+    )
 }
 
 /// An ICMP echo request.
 pub fn echo(src: impl Into<IpAddr>, dst: impl Into<IpAddr>) -> Frame {
     let src = src.into();
     let what = if src.is_ipv4() { [8, 0] } else { [128, 0] };
-    frame(src, dst, Body::Icmp { what, rest: [0, 1, 0, 1], quote: vec![7; 16] })
+    frame(
+        src,
+        dst,
+        Body::Icmp {
+            what,
+            rest: [0, 1, 0, 1],
+            quote: vec![7; 16],
+        },
+    )
 }
 
 impl Frame {
@@ -212,7 +246,13 @@ impl Frame {
     /// The frame with its Ethernet header.
     pub fn build(&self) -> Vec<u8> {
         let ethertype: u16 = if self.src.is_ipv4() { 0x0800 } else { 0x86dd };
-        [&self.macs.0[..], &self.macs.1, &ethertype.to_be_bytes(), &self.packet()].concat()
+        [
+            &self.macs.0[..],
+            &self.macs.1,
+            &ethertype.to_be_bytes(),
+            &self.packet(),
+        ]
+        .concat()
     }
 
     /// The frame without its Ethernet header.
@@ -232,7 +272,13 @@ impl Frame {
         match self.body {
             Body::Tcp { .. } => TCP,
             Body::Udp { .. } => UDP,
-            Body::Icmp { .. } => if self.src.is_ipv4() { ICMP } else { ICMPV6 },
+            Body::Icmp { .. } => {
+                if self.src.is_ipv4() {
+                    ICMP
+                } else {
+                    ICMPV6
+                }
+            }
         }
     }
 
@@ -276,11 +322,24 @@ impl Frame {
         let (mut bytes, at) = match &self.body {
             Body::Tcp { flags, seq, ack } => {
                 let rest = [0x50, *flags, 0xff, 0xff, 0, 0, 0, 0];
-                ([&ports[..], &seq.to_be_bytes(), &ack.to_be_bytes(), &rest, &self.payload].concat(), 16)
+                (
+                    [
+                        &ports[..],
+                        &seq.to_be_bytes(),
+                        &ack.to_be_bytes(),
+                        &rest,
+                        &self.payload,
+                    ]
+                    .concat(),
+                    16,
+                )
             }
             Body::Udp { .. } => {
                 let len = (8 + self.payload.len()) as u16;
-                ([&ports[..], &len.to_be_bytes(), &[0, 0], &self.payload].concat(), 6)
+                (
+                    [&ports[..], &len.to_be_bytes(), &[0, 0], &self.payload].concat(),
+                    6,
+                )
             }
             Body::Icmp { what, rest, quote } => ([&what[..], &[0, 0], rest, quote].concat(), 2),
         };
@@ -300,12 +359,22 @@ impl Frame {
     fn pseudo_header(&self, len: usize) -> Vec<u8> {
         match (self.src, self.dst) {
             _ if self.proto() == ICMP => Vec::new(),
-            (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                [&src.octets()[..], &dst.octets(), &[0, self.proto()], &(len as u16).to_be_bytes()].concat()
-            }
+            (IpAddr::V4(src), IpAddr::V4(dst)) => [
+                &src.octets()[..],
+                &dst.octets(),
+                &[0, self.proto()],
+                &(len as u16).to_be_bytes(),
+            ]
+            .concat(),
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 let tail = [0, 0, 0, self.proto()];
-                [&src.octets()[..], &dst.octets(), &(len as u32).to_be_bytes(), &tail].concat()
+                [
+                    &src.octets()[..],
+                    &dst.octets(),
+                    &(len as u32).to_be_bytes(),
+                    &tail,
+                ]
+                .concat()
             }
             _ => panic!("a packet from {} to {}: two families", self.src, self.dst),
         }
@@ -316,7 +385,12 @@ impl Frame {
 fn checksum(bytes: &[u8]) -> [u8; 2] {
     let mut sum: u64 = bytes
         .chunks(2)
-        .map(|pair| u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .map(|pair| {
+            u64::from(u16::from_be_bytes([
+                pair[0],
+                pair.get(1).copied().unwrap_or(0),
+            ]))
+        })
         .sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

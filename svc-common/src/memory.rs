@@ -7,7 +7,9 @@ use core::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::family::{Addr, Family};
-use crate::table::{Backend, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, NodeConfig, Ports, Tables};
+use crate::table::{
+    Backend, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, NodeConfig, Ports, Tables,
+};
 
 /// One family's tables.
 #[derive(Clone, Debug)]

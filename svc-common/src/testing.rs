@@ -12,11 +12,17 @@ use crate::parse::remember_fragment;
 use crate::reason::{Aside, Reason};
 use crate::rewrite::{Bytes, apply};
 use crate::steer::{self, Decision, Work};
-use crate::table::{Backend, Frontend, FrontendKey, NodeConfig, Scope, address_flags, backend_flags};
+use crate::table::{
+    Backend, Frontend, FrontendKey, NodeConfig, Scope, address_flags, backend_flags,
+};
 use crate::wire::ETH_LEN;
 
 #[path = "../../tests/frames.rs"]
-#[expect(dead_code, unreachable_pub, reason = "written for the kernel tests as well")]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    reason = "written for the kernel tests as well"
+)]
 pub(crate) mod frames;
 
 /// Runs each generic test for both families.
@@ -68,21 +74,31 @@ pub(crate) const NETNS: u64 = 7;
 /// A node with pods 10.1.0.x, another node's pods 10.2.0.x, ClusterIPs 10.96.0.x and LoadBalancer addresses 10.50.0.x
 /// (fd00:<net>::<host>); outside clients are 10.9.0.x.
 pub(crate) fn cluster<F: Family>() -> Memory<F> {
-    let mut tables = Memory::default();
-    tables.config = Some(NodeConfig {
-        netns_cookie: NETNS,
-        socket_lb: 2,
-        snat_min: SNAT_MIN,
-        snat_max: SNAT_MAX,
-        ..NodeConfig::default()
-    });
+    let mut tables = Memory {
+        config: Some(NodeConfig {
+            netns_cookie: NETNS,
+            socket_lb: 2,
+            snat_min: SNAT_MIN,
+            snat_max: SNAT_MAX,
+            ..NodeConfig::default()
+        }),
+        node_address: Some(addr::<F>(node::<F>())),
+        ..Memory::default()
+    };
     tables.now.set(1_000);
-    tables.node_address = Some(addr::<F>(node::<F>()));
-    tables.addresses.insert(addr::<F>(node::<F>()), address_flags::NODE);
+    tables
+        .addresses
+        .insert(addr::<F>(node::<F>()), address_flags::NODE);
     for host in 1..10 {
-        tables.addresses.insert(addr::<F>(cluster_ip::<F>(host)), address_flags::CLUSTER_IP);
-        tables.addresses.insert(addr::<F>(external_ip::<F>(host)), address_flags::EXTERNAL);
-        tables.routes.insert(addr::<F>(remote_pod::<F>(host)), addr::<F>(node::<F>()));
+        tables
+            .addresses
+            .insert(addr::<F>(cluster_ip::<F>(host)), address_flags::CLUSTER_IP);
+        tables
+            .addresses
+            .insert(addr::<F>(external_ip::<F>(host)), address_flags::EXTERNAL);
+        tables
+            .routes
+            .insert(addr::<F>(remote_pod::<F>(host)), addr::<F>(node::<F>()));
     }
     tables
 }
@@ -102,12 +118,33 @@ pub(crate) fn serve<F: Family>(
     for (slot, (ip, port)) in (first..).zip(endpoints) {
         let local = *ip == node::<F>() || (1..=254).any(|host| *ip == pod::<F>(host));
         let flags = if local { backend_flags::LOCAL } else { 0 };
-        tables.slots.insert(slot, Backend { addr: addr::<F>(*ip), port: Port::new(*port), flags });
+        tables.slots.insert(
+            slot,
+            Backend {
+                addr: addr::<F>(*ip),
+                port: Port::new(*port),
+                flags,
+            },
+        );
     }
-    let key = FrontendKey { addr: addr::<F>(ip), port: Port::new(port), proto, scope: scope as u8 };
+    let key = FrontendKey {
+        addr: addr::<F>(ip),
+        port: Port::new(port),
+        proto,
+        scope: scope as u8,
+    };
     let service = u32::from(port);
     let count = endpoints.len() as u32;
-    tables.frontends.insert(key, Frontend { first, count, service, flags, affinity: 0 });
+    tables.frontends.insert(
+        key,
+        Frontend {
+            first,
+            count,
+            service,
+            flags,
+            affinity: 0,
+        },
+    );
 }
 
 /// Where a packet meets us.
@@ -161,7 +198,12 @@ pub(crate) fn meet<F: Family>(hook: Hook, frame: &[u8], tables: &Memory<F>) -> O
     };
     let result = steered.and_then(|()| {
         remember_fragment(&work.segment, tables);
-        apply(&mut Bytes(packet), ETH_LEN, &work.segment, &work.decision.to)?;
+        apply(
+            &mut Bytes(packet),
+            ETH_LEN,
+            &work.segment,
+            &work.decision.to,
+        )?;
         Ok(work.decision)
     });
     Outcome { result, frame }
@@ -199,10 +241,17 @@ fn read_sliced(sliced: &SlicedPacket) -> Tuple {
     let (src, dst): (IpAddr, IpAddr) = match &sliced.net {
         Some(NetSlice::Ipv4(ip)) => {
             let header = ip.header().to_header();
-            assert_eq!(header.header_checksum, header.calc_header_checksum(), "IPv4 header checksum");
+            assert_eq!(
+                header.header_checksum,
+                header.calc_header_checksum(),
+                "IPv4 header checksum"
+            );
             (header.source.into(), header.destination.into())
         }
-        Some(NetSlice::Ipv6(ip)) => (ip.header().source().into(), ip.header().destination().into()),
+        Some(NetSlice::Ipv6(ip)) => (
+            ip.header().source().into(),
+            ip.header().destination().into(),
+        ),
         other => panic!("not IP: {other:?}"),
     };
     let whole = match &sliced.net {
@@ -211,7 +260,10 @@ fn read_sliced(sliced: &SlicedPacket) -> Tuple {
         _ => true,
     };
     if !whole {
-        return Tuple { src: (src, 0), dst: (dst, 0) };
+        return Tuple {
+            src: (src, 0),
+            dst: (dst, 0),
+        };
     }
     let (sport, dport) = match sliced.transport.as_ref().expect("a transport header") {
         TransportSlice::Tcp(tcp) => {
@@ -232,19 +284,31 @@ fn read_sliced(sliced: &SlicedPacket) -> Tuple {
             (0, 0)
         }
         TransportSlice::Icmpv6(icmp) => {
-            let (IpAddr::V6(src), IpAddr::V6(dst)) = (src, dst) else { panic!("ICMPv6 over IPv4") };
-            assert!(icmp.is_checksum_valid(src.octets(), dst.octets()), "ICMPv6 checksum");
+            let (IpAddr::V6(src), IpAddr::V6(dst)) = (src, dst) else {
+                panic!("ICMPv6 over IPv4")
+            };
+            assert!(
+                icmp.is_checksum_valid(src.octets(), dst.octets()),
+                "ICMPv6 checksum"
+            );
             (0, 0)
         }
         other => panic!("unexpected transport {other:?}"),
     };
-    Tuple { src: (src, sport), dst: (dst, dport) }
+    Tuple {
+        src: (src, sport),
+        dst: (dst, dport),
+    }
 }
 
 fn tcp_checksum(header: &TcpHeader, src: IpAddr, dst: IpAddr, payload: &[u8]) -> u16 {
     match (src, dst) {
-        (IpAddr::V4(s), IpAddr::V4(d)) => header.calc_checksum_ipv4_raw(s.octets(), d.octets(), payload),
-        (IpAddr::V6(s), IpAddr::V6(d)) => header.calc_checksum_ipv6_raw(s.octets(), d.octets(), payload),
+        (IpAddr::V4(s), IpAddr::V4(d)) => {
+            header.calc_checksum_ipv4_raw(s.octets(), d.octets(), payload)
+        }
+        (IpAddr::V6(s), IpAddr::V6(d)) => {
+            header.calc_checksum_ipv6_raw(s.octets(), d.octets(), payload)
+        }
         _ => panic!("two families"),
     }
     .expect("short enough")
@@ -252,8 +316,12 @@ fn tcp_checksum(header: &TcpHeader, src: IpAddr, dst: IpAddr, payload: &[u8]) ->
 
 fn udp_checksum(header: &UdpHeader, src: IpAddr, dst: IpAddr, payload: &[u8]) -> u16 {
     match (src, dst) {
-        (IpAddr::V4(s), IpAddr::V4(d)) => header.calc_checksum_ipv4_raw(s.octets(), d.octets(), payload),
-        (IpAddr::V6(s), IpAddr::V6(d)) => header.calc_checksum_ipv6_raw(s.octets(), d.octets(), payload),
+        (IpAddr::V4(s), IpAddr::V4(d)) => {
+            header.calc_checksum_ipv4_raw(s.octets(), d.octets(), payload)
+        }
+        (IpAddr::V6(s), IpAddr::V6(d)) => {
+            header.calc_checksum_ipv6_raw(s.octets(), d.octets(), payload)
+        }
         _ => panic!("two families"),
     }
     .expect("short enough")

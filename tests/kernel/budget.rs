@@ -22,8 +22,13 @@ fn every_program_is_verified_in_fewer_than_200_000_instructions() {
         let ebpf = load(&mut EbpfLoader::new());
         for (name, program) in ebpf.programs() {
             let info = program.info().expect("loaded");
-            let verified = info.verified_instruction_count().expect("told since Linux 5.16");
-            println!("{name}: {verified} verified instructions, {} bytes of machine code", info.size_jitted());
+            let verified = info
+                .verified_instruction_count()
+                .expect("told since Linux 5.16");
+            println!(
+                "{name}: {verified} verified instructions, {} bytes of machine code",
+                info.size_jitted()
+            );
             assert!(verified < MAX_INSTRUCTIONS, "{name}: {verified}");
         }
     });
@@ -35,7 +40,11 @@ fn all_maps_are_less_than_200_mb() {
         let ebpf = load(&mut EbpfLoader::new());
         let mut all = 0;
         for (name, map) in ebpf.maps() {
-            let (Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map) | Map::PerCpuArray(map) | Map::DevMapHash(map)) = map
+            let (Map::Array(map)
+            | Map::HashMap(map)
+            | Map::LruHashMap(map)
+            | Map::PerCpuArray(map)
+            | Map::DevMapHash(map)) = map
             else {
                 panic!("{name} is of a new kind: add it here");
             };
@@ -70,7 +79,12 @@ fn tell_times<F: Keyed>(pair: &mut Pair<F>) {
         ("our address, other port", NodeXdp, &unanswered),
     ] {
         let result = pair.kernel.test(program, &frame.build(), None, 200_000);
-        println!("IPv{} {}, {what}: {} ns", F::VERSION, program.name(), result.duration.as_nanos());
+        println!(
+            "IPv{} {}, {what}: {} ns",
+            F::VERSION,
+            program.name(),
+            result.duration.as_nanos()
+        );
     }
     // A known flow is rewritten by the first run; the rest are somebody else's. XDP passes what has no neighbour.
     let known = udp(at::<F>(9, 1), at::<F>(50, 3)).sport(1_003);
@@ -78,7 +92,11 @@ fn tell_times<F: Keyed>(pair: &mut Pair<F>) {
         let frame = known.clone().sport(sport);
         if pair.run(NodeIngress, &frame.build()).reason.is_none() {
             let result = pair.kernel.test(NodeXdp, &frame.build(), None, 200_000);
-            println!("IPv{} node_xdp, known flow, route looked up: {} ns", F::VERSION, result.duration.as_nanos());
+            println!(
+                "IPv{} node_xdp, known flow, route looked up: {} ns",
+                F::VERSION,
+                result.duration.as_nanos()
+            );
             return;
         }
     }

@@ -6,7 +6,9 @@ use svc_common::family::{V4, V6};
 use svc_common::wire::ETH_LEN;
 
 use crate::frames::{Frame, echo, icmp_error, tcp, udp};
-use crate::host::Program::{self, NodeEgress, NodeEgressForwarded, NodeIngress, NodeXdp, PodEgress, PodIngress};
+use crate::host::Program::{
+    self, NodeEgress, NodeEgressForwarded, NodeIngress, NodeXdp, PodEgress, PodIngress,
+};
 use crate::host::action::*;
 use crate::kernel::Keyed;
 use crate::network::within;
@@ -18,7 +20,11 @@ impl<F: Keyed> Pair<F> {
     #[track_caller]
     fn expect(&mut self, program: Program, frame: &Frame, action: u32) -> Vec<u8> {
         let verdict = self.run(program, &frame.build());
-        assert_eq!(verdict.action as i32, action as i32, "{program:?} {frame:?}: {:?}", verdict.reason);
+        assert_eq!(
+            verdict.action as i32, action as i32,
+            "{program:?} {frame:?}: {:?}",
+            verdict.reason
+        );
         verdict.frame
     }
 }
@@ -26,11 +32,18 @@ impl<F: Keyed> Pair<F> {
 /// Source and destination port, where no options are.
 fn ports<F: Keyed>(frame: &[u8]) -> (u16, u16) {
     let l4 = &frame[ETH_LEN + F::LEN..];
-    (u16::from_be_bytes([l4[0], l4[1]]), u16::from_be_bytes([l4[2], l4[3]]))
+    (
+        u16::from_be_bytes([l4[0], l4[1]]),
+        u16::from_be_bytes([l4[2], l4[3]]),
+    )
 }
 
 fn ends<F: Keyed>(frame: &[u8]) -> (IpAddr, IpAddr) {
-    let read = |off| F::addr_to_std(bytemuck::pod_read_unaligned(&frame[ETH_LEN + off..][..size_of::<F::Addr>()]));
+    let read = |off| {
+        F::addr_to_std(bytemuck::pod_read_unaligned(
+            &frame[ETH_LEN + off..][..size_of::<F::Addr>()],
+        ))
+    };
     (read(F::SRC), read(F::DST))
 }
 
@@ -38,7 +51,11 @@ type Make = fn(IpAddr, IpAddr) -> Frame;
 
 fn both_protocols<F: Keyed>(test: fn(&mut Pair<F>, Make)) {
     within(|network| {
-        for make in [|src, dst| tcp(src, dst).syn(), |src, dst| udp(src, dst).payload(b"hello")] as [Make; 2] {
+        for make in [
+            |src, dst| tcp(src, dst).syn(),
+            |src, dst| udp(src, dst).payload(b"hello"),
+        ] as [Make; 2]
+        {
             let mut pair = Pair::<F>::new(network);
             test(&mut pair, make);
             pair.check_all();
@@ -70,19 +87,29 @@ fn pods_reach_a_cluster_ip<F: Keyed>(pair: &mut Pair<F>, make: Make) {
     let request = make(at::<F>(1, 1), at::<F>(96, 1));
     for _ in 0..3 {
         let sent = pair.expect(PodIngress, &request, NEXT);
-        assert_eq!((ends::<F>(&sent), ports::<F>(&sent)), ((at::<F>(1, 1), at::<F>(1, 2)), (40_000, 8_080)));
+        assert_eq!(
+            (ends::<F>(&sent), ports::<F>(&sent)),
+            ((at::<F>(1, 1), at::<F>(1, 2)), (40_000, 8_080))
+        );
     }
     let answer = make(at::<F>(1, 2), at::<F>(1, 1)).sport(8_080).port(40_000);
     for _ in 0..3 {
         let seen = pair.expect(PodEgress, &answer, NEXT);
-        assert_eq!((ends::<F>(&seen), ports::<F>(&seen)), ((at::<F>(96, 1), at::<F>(1, 1)), (80, 40_000)));
+        assert_eq!(
+            (ends::<F>(&seen), ports::<F>(&seen)),
+            ((at::<F>(96, 1), at::<F>(1, 1)), (80, 40_000))
+        );
     }
 }
 
 fn what_cannot_be_served_is_refused_or_dropped<F: Keyed>(pair: &mut Pair<F>, make: Make) {
     let pod = at::<F>(1, 1);
     for program in [PodIngress, NodeEgress] {
-        for refused in [make(pod, at::<F>(96, 4)), make(pod, at::<F>(96, 1)).port(81), make(pod, at::<F>(50, 4))] {
+        for refused in [
+            make(pod, at::<F>(96, 4)),
+            make(pod, at::<F>(96, 1)).port(81),
+            make(pod, at::<F>(50, 4)),
+        ] {
             for payload in [&[][..], &[1; 3], &[2; 700]] {
                 let answer = pair.expect(program, &refused.clone().payload(payload), REDIRECT);
                 assert_eq!(ends::<F>(&answer), (refused.dst, refused.src));
@@ -97,9 +124,10 @@ fn what_cannot_be_served_is_refused_or_dropped<F: Keyed>(pair: &mut Pair<F>, mak
 }
 
 fn remote_backends_are_reached_from_outside<F: Keyed>(pair: &mut Pair<F>, make: Make) {
-    for (vip, backend, source, xdp_action) in
-        [((50, 1), (2, 1), (0, 1), XDP_TX), ((50, 2), (4, 1), (3, 1), XDP_REDIRECT)]
-    {
+    for (vip, backend, source, xdp_action) in [
+        ((50, 1), (2, 1), (0, 1), XDP_TX),
+        ((50, 2), (4, 1), (3, 1), XDP_REDIRECT),
+    ] {
         let (backend, source) = (at::<F>(backend.0, backend.1), at::<F>(source.0, source.1));
         for (program, action, client) in [(NodeXdp, xdp_action, 1), (NodeIngress, REDIRECT, 2)] {
             let client = at::<F>(9, client);
@@ -108,7 +136,10 @@ fn remote_backends_are_reached_from_outside<F: Keyed>(pair: &mut Pair<F>, make: 
             let answer = make(backend, source).sport(8_080).port(ports::<F>(&sent).0);
             let back = if program == NodeXdp { XDP_TX } else { REDIRECT };
             let seen = pair.expect(program, &answer, back);
-            assert_eq!((ends::<F>(&seen), ports::<F>(&seen)), ((at::<F>(vip.0, vip.1), client), (80, 40_000)));
+            assert_eq!(
+                (ends::<F>(&seen), ports::<F>(&seen)),
+                ((at::<F>(vip.0, vip.1), client), (80, 40_000))
+            );
         }
     }
     // The neighbour's address is unknown, or there is no route at all: XDP leaves both to tc.
@@ -127,16 +158,24 @@ fn remote_backends_are_reached_from_outside<F: Keyed>(pair: &mut Pair<F>, make: 
             }
         }
     }
-    assert!(actions.iter().all(|n| *n > 0), "dropped, forwarded: {actions:?}");
+    assert!(
+        actions.iter().all(|n| *n > 0),
+        "dropped, forwarded: {actions:?}"
+    );
 }
 
 fn a_pod_reaches_itself<F: Keyed>(pair: &mut Pair<F>, make: Make) {
     let pod = at::<F>(1, 1);
     let sent = pair.expect(PodIngress, &make(pod, at::<F>(96, 3)), REDIRECT);
     assert_eq!(ends::<F>(&sent), (at::<F>(0, 1), pod));
-    let answer = make(pod, at::<F>(0, 1)).sport(8_080).port(ports::<F>(&sent).0);
+    let answer = make(pod, at::<F>(0, 1))
+        .sport(8_080)
+        .port(ports::<F>(&sent).0);
     let seen = pair.expect(PodIngress, &answer, REDIRECT);
-    assert_eq!((ends::<F>(&seen), ports::<F>(&seen)), ((at::<F>(96, 3), pod), (80, 40_000)));
+    assert_eq!(
+        (ends::<F>(&seen), ports::<F>(&seen)),
+        ((at::<F>(96, 3), pod), (80, 40_000))
+    );
 }
 
 fn the_node_reaches_services<F: Keyed>(pair: &mut Pair<F>, make: Make) {
@@ -144,14 +183,24 @@ fn the_node_reaches_services<F: Keyed>(pair: &mut Pair<F>, make: Make) {
     let sent = pair.expect(NodeEgress, &make(node, at::<F>(50, 1)), REDIRECT);
     assert_eq!(ends::<F>(&sent), (node, at::<F>(2, 1)));
     let answer = make(at::<F>(2, 1), node).sport(8_080).port(40_000);
-    assert_eq!(ends::<F>(&pair.expect(NodeIngress, &answer, NEXT)), (at::<F>(50, 1), node));
+    assert_eq!(
+        ends::<F>(&pair.expect(NodeIngress, &answer, NEXT)),
+        (at::<F>(50, 1), node)
+    );
     // The backend is the node itself.
     let sent = pair.expect(NodeEgress, &make(node, at::<F>(96, 5)), REDIRECT);
     assert_eq!(ends::<F>(&sent), (at::<F>(96, 5), node));
     let answer = make(node, at::<F>(96, 5)).sport(8_080).port(40_000);
-    assert_eq!(ends::<F>(&pair.expect(NodeEgress, &answer, REDIRECT)), (at::<F>(96, 5), node));
+    assert_eq!(
+        ends::<F>(&pair.expect(NodeEgress, &answer, REDIRECT)),
+        (at::<F>(96, 5), node)
+    );
     // What others send through the node is not the node's.
-    pair.expect(NodeEgressForwarded, &make(at::<F>(1, 1), at::<F>(50, 1)).sport(9), NEXT);
+    pair.expect(
+        NodeEgressForwarded,
+        &make(at::<F>(1, 1), at::<F>(50, 1)).sport(9),
+        NEXT,
+    );
 }
 
 fn a_packet_at_its_last_hop_or_too_big_is_reported<F: Keyed>(pair: &mut Pair<F>, make: Make) {
@@ -169,25 +218,35 @@ fn errors_are_translated<F: Keyed>(pair: &mut Pair<F>, make: Make) {
     let (client, vip, backend) = (at::<F>(9, 1), at::<F>(50, 1), at::<F>(2, 1));
     let request = make(client, vip);
     let sent = pair.expect(NodeIngress, &request, REDIRECT);
-    let translated = request.clone().from(at::<F>(0, 1), ports::<F>(&sent).0).to(backend, 8_080);
+    let translated = request
+        .clone()
+        .from(at::<F>(0, 1), ports::<F>(&sent).0)
+        .to(backend, 8_080);
     for quote in [8, 18, 20, 200] {
         for author in [backend, at::<F>(9, 77)] {
             let error = icmp_error(author, at::<F>(0, 1), &translated).quoting(quote);
             pair.expect(NodeXdp, &error, XDP_PASS);
             let heard = pair.expect(NodeIngress, &error, REDIRECT);
-            assert_eq!(ends::<F>(&heard), (if author == backend { vip } else { author }, client));
+            assert_eq!(
+                ends::<F>(&heard),
+                (if author == backend { vip } else { author }, client)
+            );
         }
         let error = icmp_error(client, vip, &request.clone().reversed()).quoting(quote);
-        assert_eq!(ends::<F>(&pair.expect(NodeIngress, &error, REDIRECT)), (at::<F>(0, 1), backend));
+        assert_eq!(
+            ends::<F>(&pair.expect(NodeIngress, &error, REDIRECT)),
+            (at::<F>(0, 1), backend)
+        );
     }
     let unknown = icmp_error(client, vip, &request.reversed().port(7));
     pair.expect(NodeIngress, &unknown, NEXT);
 }
 
 fn fragments_follow_their_first<F: Keyed>(pair: &mut Pair<F>, make: Make) {
-    for (client, vip, program, action) in
-        [((1, 1), (96, 1), PodIngress, NEXT), ((9, 1), (50, 1), NodeIngress, REDIRECT)]
-    {
+    for (client, vip, program, action) in [
+        ((1, 1), (96, 1), PodIngress, NEXT),
+        ((9, 1), (50, 1), NodeIngress, REDIRECT),
+    ] {
         let whole = make(at::<F>(client.0, client.1), at::<F>(vip.0, vip.1)).payload(&[5; 64]);
         let later = |id| whole.clone().fragment(id, 9, false);
         pair.expect(program, &later(1), SHOT);
@@ -197,9 +256,13 @@ fn fragments_follow_their_first<F: Keyed>(pair: &mut Pair<F>, make: Make) {
         pair.expect(program, &later(2), SHOT);
         pair.expect(NodeXdp, &later(1), XDP_PASS);
     }
-    let first = make(at::<F>(9, 2), at::<F>(50, 1)).payload(&[5; 64]).fragment(3, 0, true);
+    let first = make(at::<F>(9, 2), at::<F>(50, 1))
+        .payload(&[5; 64])
+        .fragment(3, 0, true);
     pair.expect(NodeXdp, &first, XDP_TX);
-    let later = make(at::<F>(9, 2), at::<F>(50, 1)).payload(&[5; 64]).fragment(3, 9, false);
+    let later = make(at::<F>(9, 2), at::<F>(50, 1))
+        .payload(&[5; 64])
+        .fragment(3, 9, false);
     pair.expect(NodeIngress, &later, REDIRECT);
 }
 
@@ -209,7 +272,10 @@ fn what_is_not_ours_passes<F: Keyed>(pair: &mut Pair<F>, make: Make) {
         for program in Program::ALL {
             let action = if program == NodeXdp { XDP_PASS } else { NEXT };
             assert_eq!(pair.expect(program, &other, action), other.build());
-            assert_eq!(pair.expect(program, &echo(at::<F>(1, 1), dst), action), echo(at::<F>(1, 1), dst).build());
+            assert_eq!(
+                pair.expect(program, &echo(at::<F>(1, 1), dst), action),
+                echo(at::<F>(1, 1), dst).build()
+            );
         }
     }
 }
@@ -222,8 +288,17 @@ pub(crate) fn hostile<F: Keyed>(request: &Frame) -> Vec<(&'static str, Vec<u8>)>
         frame[ETH_LEN + at] = byte;
         frame
     };
-    let mut all = vec![("no_transport_header", plain[..ETH_LEN + F::LEN].to_vec()), ("zero_udp_checksum", request.clone().without_checksum().build())];
-    all.extend((1..24).filter_map(|cut| Some(("truncated", plain.get(..ETH_LEN + F::LEN + cut)?.to_vec()))));
+    let mut all = vec![
+        ("no_transport_header", plain[..ETH_LEN + F::LEN].to_vec()),
+        (
+            "zero_udp_checksum",
+            request.clone().without_checksum().build(),
+        ),
+    ];
+    all.extend(
+        (1..24)
+            .filter_map(|cut| Some(("truncated", plain.get(..ETH_LEN + F::LEN + cut)?.to_vec()))),
+    );
     let quoted = request.clone().reversed();
     let error = icmp_error(request.src, request.dst, &quoted).build();
     let inner = ETH_LEN + F::LEN + 8;
@@ -245,16 +320,38 @@ pub(crate) fn hostile<F: Keyed>(request: &Frame) -> Vec<(&'static str, Vec<u8>)>
         all.extend((0..=15).map(|ihl| ("bad_ihl", with(0, 0x40 | ihl))));
         all.extend([0x20, 0x3f, 0x1f].map(|flags| ("v4_fragment", with(6, flags))));
     } else {
-        all.extend([0, 43, 44, 50, 51, 59, 60, 135, 139, 140, 255].map(|next| ("v6_extension", with(6, next))));
-        all.push(("v6_atomic_fragment", request.clone().fragment(1, 0, false).build()));
-        all.push(("v6_fragment", request.clone().payload(&[0; 16]).fragment(1, 1, true).build()));
+        all.extend(
+            [0, 43, 44, 50, 51, 59, 60, 135, 139, 140, 255]
+                .map(|next| ("v6_extension", with(6, next))),
+        );
+        all.push((
+            "v6_atomic_fragment",
+            request.clone().fragment(1, 0, false).build(),
+        ));
+        all.push((
+            "v6_fragment",
+            request
+                .clone()
+                .payload(&[0; 16])
+                .fragment(1, 1, true)
+                .build(),
+        ));
     }
-    all.push(("wrong_ethertype", { let mut frame = plain.clone(); frame[12..14].fill(0x88); frame }));
+    all.push(("wrong_ethertype", {
+        let mut frame = plain.clone();
+        frame[12..14].fill(0x88);
+        frame
+    }));
     all
 }
 
 fn hostile_frames_are_judged_alike<F: Keyed>(pair: &mut Pair<F>, make: Make) {
-    for (client, vip) in [((1, 1), (96, 1)), ((1, 1), (96, 4)), ((9, 1), (50, 1)), ((9, 1), (0, 1))] {
+    for (client, vip) in [
+        ((1, 1), (96, 1)),
+        ((1, 1), (96, 4)),
+        ((9, 1), (50, 1)),
+        ((9, 1), (0, 1)),
+    ] {
         let request = make(at::<F>(client.0, client.1), at::<F>(vip.0, vip.1)).payload(&[9; 31]);
         for (_, frame) in hostile::<F>(&request) {
             for program in Program::ALL {

@@ -1,10 +1,12 @@
 //! Random histories: whatever comes, in whatever order, host and kernel agree. The seed is printed with a failure;
 //! `KERNEL_SEED=n` runs that history again.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use svc_common::family::{V4, V6};
 use svc_common::table::{FlowKey, TCP};
+use svc_common::wire::ETH_LEN;
 
 use crate::cases::hostile;
 use crate::frames::{ACK, FIN, Frame, RST, SYN, icmp_error, tcp, udp};
@@ -14,7 +16,7 @@ use crate::network::within;
 use crate::pair::Pair;
 use crate::world::{SNAT_MIN, at};
 
-const STEPS: u32 = 3_000;
+const STEPS: u32 = 10_000;
 
 /// Xorshift (Marsaglia 2003).
 struct Random(u64);
@@ -36,19 +38,45 @@ fn request<F: Keyed>(random: &mut Random) -> Frame {
     let (net, host) = random.pick(&[(1, 1), (1, 2), (0, 1), (9, 1), (9, 2), (9, 3), (2, 1)]);
     let src = at::<F>(net, host);
     let (net, host) = random.pick(&[
-        (96, 1), (96, 2), (96, 3), (96, 4), (96, 5), (96, 6), (50, 1), (50, 2), (50, 3), (50, 4), (0, 1), (0, 1), (2, 3),
+        (96, 1),
+        (96, 2),
+        (96, 3),
+        (96, 4),
+        (96, 5),
+        (96, 6),
+        (50, 1),
+        (50, 2),
+        (50, 3),
+        (50, 4),
+        (0, 1),
+        (0, 1),
+        (2, 3),
     ]);
     let dst = at::<F>(net, host);
-    let port = if net == 0 { random.pick(&[30_080, 30_080, 22]) } else { random.pick(&[80, 80, 80, 81]) };
+    let port = if net == 0 {
+        random.pick(&[30_080, 30_080, 22])
+    } else {
+        random.pick(&[80, 80, 80, 81])
+    };
     let sport = random.pick(&[5_000, 5_001, SNAT_MIN + 1]);
-    decorate(transport::<F>(random, src, dst), random).sport(sport).port(port)
+    decorate(transport::<F>(random, src, dst), random)
+        .sport(sport)
+        .port(port)
 }
 
 fn transport<F: Keyed>(random: &mut Random, src: std::net::IpAddr, dst: std::net::IpAddr) -> Frame {
     match random.below(3) {
         0 => udp(src, dst),
         1 => tcp(src, dst).syn(),
-        _ => tcp(src, dst).flags(random.pick(&[ACK, ACK | 8, FIN | ACK, RST, RST | ACK, SYN | ACK, 0])),
+        _ => tcp(src, dst).flags(random.pick(&[
+            ACK,
+            ACK | 8,
+            FIN | ACK,
+            RST,
+            RST | ACK,
+            SYN | ACK,
+            0,
+        ])),
     }
 }
 
@@ -71,15 +99,21 @@ fn of_flow<F: Keyed>(key: &FlowKey<F>, random: &mut Random) -> Frame {
     } else {
         udp(src, dst)
     };
-    decorate(frame, random).sport(key.sport.get()).port(key.dport.get())
+    decorate(frame, random)
+        .sport(key.sport.get())
+        .port(key.dport.get())
 }
 
 fn some_flow<F: Keyed>(pair: &Pair<F>, random: &mut Random) -> Option<FlowKey<F>> {
     let flows = pair.host.flows.borrow();
-    if flows.is_empty() { None } else { flows.keys().nth(random.below(flows.len())).copied() }
+    if flows.is_empty() {
+        None
+    } else {
+        flows.keys().nth(random.below(flows.len())).copied()
+    }
 }
 
-fn step<F: Keyed>(pair: &mut Pair<F>, random: &mut Random) {
+fn step<F: Keyed>(pair: &mut Pair<F>, random: &mut Random, seen: &mut Seen) {
     let frame = match (random.below(20), some_flow(pair, random)) {
         (0, Some(key)) => return pair.evict(&key),
         (1, _) => {
@@ -94,7 +128,9 @@ fn step<F: Keyed>(pair: &mut Pair<F>, random: &mut Random) {
         (9..=11, Some(key)) => {
             let quoted = of_flow(&key, random).reversed();
             let author = random.pick(&[quoted.dst, quoted.dst, at::<F>(9, 77)]);
-            icmp_error(author, quoted.src, &quoted).quoting(random.pick(&[8, 20, 500])).build()
+            icmp_error(author, quoted.src, &quoted)
+                .quoting(random.pick(&[8, 20, 500]))
+                .build()
         }
         (12, _) => {
             let all = hostile::<F>(&request::<F>(random).payload(&[1; 9]));
@@ -102,30 +138,54 @@ fn step<F: Keyed>(pair: &mut Pair<F>, random: &mut Random) {
         }
         (13, _) => {
             let mut frame = request::<F>(random).build();
-            let at = 14 + random.below(frame.len() - 14);
-            frame[at] ^= 1 << random.below(8);
+            let at = ETH_LEN + random.below(frame.len() - ETH_LEN);
+            // Other addresses would only lead to routes that the host does not know.
+            if !(F::SRC..F::DST + size_of::<F::Addr>()).contains(&(at - ETH_LEN)) {
+                frame[at] ^= 1 << random.below(8);
+            }
             frame
         }
         _ => request::<F>(random).build(),
     };
-    pair.run(random.pick(&Program::ALL), &frame);
+    let program = random.pick(&Program::ALL);
+    let verdict = pair.run(program, &frame);
+    *seen.entry((program, verdict.action as i32)).or_default() += 1;
 }
 
+/// How often each program did what.
+type Seen = BTreeMap<(Program, i32), u32>;
+
 fn history_agrees<F: Keyed>() {
-    let seed = std::env::var("KERNEL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-        SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos() as u64 | 1
-    });
+    let seed = std::env::var("KERNEL_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .expect("after 1970")
+                .as_nanos() as u64
+                | 1
+        });
     println!("KERNEL_SEED={seed}");
     within(|network| {
         let mut pair = Pair::<F>::new(network);
-        let mut random = Random(seed);
+        let (mut random, mut seen) = (Random(seed), Seen::new());
         for n in 0..STEPS {
-            step(&mut pair, &mut random);
+            step(&mut pair, &mut random, &mut seen);
             if n % 100 == 0 {
                 pair.check_all();
             }
         }
         pair.check_all();
+        println!("{seen:?}");
+        // A history in which some program never acts would show nothing.
+        for program in Program::ALL {
+            let actions = seen.keys().filter(|(other, _)| *other == program).count();
+            assert!(
+                actions > 1 || program == Program::PodEgress,
+                "{program:?} did but one thing: {seen:?}"
+            );
+        }
     });
 }
 

@@ -50,7 +50,10 @@ impl Program {
     }
 
     fn is_egress(self) -> bool {
-        matches!(self, Self::PodEgress | Self::NodeEgress | Self::NodeEgressForwarded)
+        matches!(
+            self,
+            Self::PodEgress | Self::NodeEgress | Self::NodeEgressForwarded
+        )
     }
 }
 
@@ -99,8 +102,17 @@ fn next_hop<F: Family>(network: &Network, dst: &F::Addr) -> Hop {
 }
 
 /// Runs `program` on a frame.
-pub(crate) fn run<F: Family>(program: Program, network: &Network, tables: &Memory<F>, frame: &[u8]) -> Verdict {
-    let mut verdict = Verdict { action: NEXT, frame: frame.to_vec(), reason: None };
+pub(crate) fn run<F: Family>(
+    program: Program,
+    network: &Network,
+    tables: &Memory<F>,
+    frame: &[u8],
+) -> Verdict {
+    let mut verdict = Verdict {
+        action: NEXT,
+        frame: frame.to_vec(),
+        reason: None,
+    };
     if program == Program::NodeXdp {
         verdict.action = XDP_PASS;
         if frame.get(12..14) == Some(&F::ETHERTYPE.to_ne_bytes()) {
@@ -115,9 +127,13 @@ pub(crate) fn run<F: Family>(program: Program, network: &Network, tables: &Memor
     let packet = Packet::of(&mut verdict.frame);
     let steered = match program {
         Program::PodIngress => steer::ingress(Scope::Internal, &packet, ETH_LEN, tables, &mut work),
-        Program::NodeIngress => steer::ingress(Scope::External, &packet, ETH_LEN, tables, &mut work),
+        Program::NodeIngress => {
+            steer::ingress(Scope::External, &packet, ETH_LEN, tables, &mut work)
+        }
         Program::NodeEgress => steer::egress(true, &packet, ETH_LEN, tables, &mut work),
-        Program::PodEgress | Program::NodeEgressForwarded => steer::egress(false, &packet, ETH_LEN, tables, &mut work),
+        Program::PodEgress | Program::NodeEgressForwarded => {
+            steer::egress(false, &packet, ETH_LEN, tables, &mut work)
+        }
         Program::NodeXdp => unreachable!("handled above"),
     };
     match steered {
@@ -136,7 +152,13 @@ pub(crate) fn run<F: Family>(program: Program, network: &Network, tables: &Memor
     verdict
 }
 
-fn send<F: Family>(program: Program, network: &Network, tables: &Memory<F>, work: &Work<F>, verdict: &mut Verdict) {
+fn send<F: Family>(
+    program: Program,
+    network: &Network,
+    tables: &Memory<F>,
+    work: &Work<F>,
+    verdict: &mut Verdict,
+) {
     let Work { segment, decision } = work;
     remember_fragment(segment, tables);
     let len = verdict.frame.len();
@@ -173,7 +195,9 @@ fn reset<F: Family>(segment: &Segment<F>, verdict: &mut Verdict) {
     };
     verdict.frame.resize(ETH_LEN + F::LEN + Reset::LEN, 0);
     let packet = Packet::of(&mut verdict.frame);
-    reset.write::<F>(&packet, ETH_LEN, &segment.key, Checksum::Complete).expect("it has room");
+    reset
+        .write::<F>(&packet, ETH_LEN, &segment.key, Checksum::Complete)
+        .expect("it has room");
     verdict.action = REDIRECT;
 }
 
@@ -181,7 +205,9 @@ fn report<F: Family>(segment: &Segment<F>, what: Unreachable, mtu: u16, verdict:
     if !IcmpError::may_answer(ETH_LEN, segment) {
         return;
     }
-    verdict.frame.resize(ETH_LEN + F::LEN + IcmpError::len::<F>(), 0);
+    verdict
+        .frame
+        .resize(ETH_LEN + F::LEN + IcmpError::len::<F>(), 0);
     let packet = Packet::of(&mut verdict.frame);
     IcmpError::write::<F>(&packet, ETH_LEN, &segment.key, what, mtu).expect("it has room");
     verdict.action = REDIRECT;
@@ -192,7 +218,11 @@ fn xdp<F: Family>(network: &Network, tables: &Memory<F>, verdict: &mut Verdict) 
     let mut work = Work::<F>::EMPTY;
     let steered = steer::ingress(Scope::External, &packet, ETH_LEN, tables, &mut work);
     let Work { segment, decision } = &work;
-    if steered.is_err() || decision.route != Route::Forward || segment.is_error() || !segment.has_ports() {
+    if steered.is_err()
+        || decision.route != Route::Forward
+        || segment.is_error()
+        || !segment.has_ports()
+    {
         return;
     }
     let Hop::Complete(device) = next_hop::<F>(network, &decision.to.dst) else {
@@ -210,5 +240,9 @@ fn xdp<F: Family>(network: &Network, tables: &Memory<F>, verdict: &mut Verdict) 
     }
     verdict.frame[..6].copy_from_slice(&NEIGHBOUR);
     verdict.frame[6..12].copy_from_slice(&device.mac);
-    verdict.action = if device == network.nic { XDP_TX } else { XDP_REDIRECT };
+    verdict.action = if device == network.nic {
+        XDP_TX
+    } else {
+        XDP_REDIRECT
+    };
 }

@@ -38,21 +38,37 @@ impl Kernel {
         for name in ["FLOWS_V4", "FLOWS_V6", "FRAGMENTS_V4", "FRAGMENTS_V6"] {
             loader.map_max_entries(name, 4_096);
         }
-        let mut kernel = Self { ebpf: load(&mut loader), network: *network };
+        let mut kernel = Self {
+            ebpf: load(&mut loader),
+            network: *network,
+        };
         // veth has no XDP queue before it has an XDP program.
-        let xdp: &mut Xdp = kernel.ebpf.program_mut("node_xdp").expect("in the object").try_into().expect("is XDP");
+        let xdp: &mut Xdp = kernel
+            .ebpf
+            .program_mut("node_xdp")
+            .expect("in the object")
+            .try_into()
+            .expect("is XDP");
         for device in [network.nic, network.second_nic] {
-            xdp.attach_to_if_index(device.index, XdpMode::Driver).expect("veth has native XDP");
+            xdp.attach_to_if_index(device.index, XdpMode::Driver)
+                .expect("veth has native XDP");
         }
-        let mut reachable = DevMapHash::try_from(kernel.ebpf.map_mut("XDP_DEVICES").expect("in the object")).expect("typed");
+        let mut reachable =
+            DevMapHash::try_from(kernel.ebpf.map_mut("XDP_DEVICES").expect("in the object"))
+                .expect("typed");
         for device in [network.nic, network.second_nic] {
-            reachable.insert(device.index, device.index, None, 0).expect("room");
+            reachable
+                .insert(device.index, device.index, None, 0)
+                .expect("room");
         }
         kernel
     }
 
     fn map<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
-        let map = self.ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name} in the object"));
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .unwrap_or_else(|| panic!("no map {name} in the object"));
         HashMap::try_from(map).unwrap_or_else(|error| panic!("map {name}: {error}"))
     }
 
@@ -60,22 +76,34 @@ impl Kernel {
     pub(crate) fn fill<F: Keyed>(&mut self, tables: &Memory<F>) {
         let version = F::VERSION;
         for (key, value) in &tables.addresses {
-            self.map(&format!("ADDRESSES_V{version}")).insert(*key, *value, 0).expect("room");
+            self.map(&format!("ADDRESSES_V{version}"))
+                .insert(*key, *value, 0)
+                .expect("room");
         }
         for (key, value) in &tables.frontends {
-            self.map(&format!("FRONTENDS_V{version}")).insert(*key, *value, 0).expect("room");
+            self.map(&format!("FRONTENDS_V{version}"))
+                .insert(*key, *value, 0)
+                .expect("room");
         }
-        let slots = self.ebpf.map_mut(&format!("SLOTS_V{version}")).expect("in the object");
+        let slots = self
+            .ebpf
+            .map_mut(&format!("SLOTS_V{version}"))
+            .expect("in the object");
         let mut slots = Array::try_from(slots).expect("typed");
         for (index, backend) in &tables.slots {
             slots.set(*index, *backend, 0).expect("in range");
         }
-        let mut config = Array::try_from(self.ebpf.map_mut("CONFIG").expect("in the object")).expect("typed");
-        config.set(0, tables.config.expect("configured"), 0).expect("in range");
+        let mut config =
+            Array::try_from(self.ebpf.map_mut("CONFIG").expect("in the object")).expect("typed");
+        config
+            .set(0, tables.config.expect("configured"), 0)
+            .expect("in range");
         let (nic, second) = (self.network.nic.index, self.network.second_nic.index);
         let mut devices = self.map::<u32, F::Addr>(&format!("DEVICES_V{version}"));
         for (index, addr) in [(0, (0, 1)), (nic, (0, 1)), (second, (3, 1))] {
-            devices.insert(index, crate::world::addr::<F>(addr.0, addr.1), 0).expect("room");
+            devices
+                .insert(index, crate::world::addr::<F>(addr.0, addr.1), 0)
+                .expect("room");
         }
         self.set_flows(tables);
     }
@@ -98,8 +126,12 @@ impl Kernel {
 
     /// The counters of all CPUs together.
     pub(crate) fn reasons(&self) -> Vec<u64> {
-        let counters = PerCpuArray::<_, u64>::try_from(self.ebpf.map("REASONS").expect("in the object")).expect("typed");
-        (0..Reason::ALL.len() as u32).map(|i| counters.get(&i, 0).expect("in range").iter().sum()).collect()
+        let counters =
+            PerCpuArray::<_, u64>::try_from(self.ebpf.map("REASONS").expect("in the object"))
+                .expect("typed");
+        (0..Reason::ALL.len() as u32)
+            .map(|i| counters.get(&i, 0).expect("in range").iter().sum())
+            .collect()
     }
 
     /// Runs a program on a frame; its action and the frame afterwards.
@@ -110,14 +142,28 @@ impl Kernel {
         (result.return_value, out)
     }
 
-    pub(crate) fn test(&self, program: Program, frame: &[u8], out: Option<&mut [u8]>, repeat: u32) -> TestRunResult {
+    pub(crate) fn test(
+        &self,
+        program: Program,
+        frame: &[u8],
+        out: Option<&mut [u8]>,
+        repeat: u32,
+    ) -> TestRunResult {
         let context = self.context(program, frame.len());
-        let options = TestRunOptions { data_in: Some(frame), data_out: out, ctx_in: Some(&context), repeat, ..TestRunOptions::new() };
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: out,
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::new()
+        };
         let loaded = self.ebpf.program(program.name()).expect("in the object");
         let result = if program == Program::NodeXdp {
             <&Xdp>::try_from(loaded).expect("is XDP").test_run(options)
         } else {
-            <&SchedClassifier>::try_from(loaded).expect("is a classifier").test_run(options)
+            <&SchedClassifier>::try_from(loaded)
+                .expect("is a classifier")
+                .test_run(options)
         };
         result.unwrap_or_else(|error| panic!("cannot run {program:?} on {frame:02x?}: {error:?}"))
     }
@@ -125,12 +171,27 @@ impl Kernel {
     fn context(&self, program: Program, len: usize) -> Vec<u8> {
         let Network { nic, pods, .. } = self.network;
         let (size, fields): (usize, Vec<(usize, u32)>) = match program {
-            Program::NodeXdp => (XDP_SIZE, vec![(XDP_DATA_END, len as u32), (XDP_INGRESS_IFINDEX, nic.index)]),
-            Program::PodIngress => (SKB_SIZE, vec![(SKB_IFINDEX, pods.index), (SKB_INGRESS_IFINDEX, pods.index)]),
-            Program::PodEgress => (SKB_SIZE, vec![(SKB_IFINDEX, pods.index), (SKB_INGRESS_IFINDEX, nic.index)]),
-            Program::NodeIngress => (SKB_SIZE, vec![(SKB_IFINDEX, nic.index), (SKB_INGRESS_IFINDEX, nic.index)]),
+            Program::NodeXdp => (
+                XDP_SIZE,
+                vec![(XDP_DATA_END, len as u32), (XDP_INGRESS_IFINDEX, nic.index)],
+            ),
+            Program::PodIngress => (
+                SKB_SIZE,
+                vec![(SKB_IFINDEX, pods.index), (SKB_INGRESS_IFINDEX, pods.index)],
+            ),
+            Program::PodEgress => (
+                SKB_SIZE,
+                vec![(SKB_IFINDEX, pods.index), (SKB_INGRESS_IFINDEX, nic.index)],
+            ),
+            Program::NodeIngress => (
+                SKB_SIZE,
+                vec![(SKB_IFINDEX, nic.index), (SKB_INGRESS_IFINDEX, nic.index)],
+            ),
             Program::NodeEgress => (SKB_SIZE, vec![(SKB_IFINDEX, nic.index)]),
-            Program::NodeEgressForwarded => (SKB_SIZE, vec![(SKB_IFINDEX, nic.index), (SKB_INGRESS_IFINDEX, pods.index)]),
+            Program::NodeEgressForwarded => (
+                SKB_SIZE,
+                vec![(SKB_IFINDEX, nic.index), (SKB_INGRESS_IFINDEX, pods.index)],
+            ),
         };
         let mut context = vec![0; size];
         for (at, value) in fields {
@@ -142,7 +203,9 @@ impl Kernel {
 
 /// Loads every program that a packet meets.
 pub(crate) fn load(loader: &mut EbpfLoader<'_>) -> Ebpf {
-    let mut ebpf = loader.load(svc_agent::dataplane::OBJECT).expect("the kernel layer loads eBPF programs: run it as root");
+    let mut ebpf = loader
+        .load(svc_agent::dataplane::OBJECT)
+        .expect("the kernel layer loads eBPF programs: run it as root");
     for (name, program) in ebpf.programs_mut() {
         let loaded = match program {
             aya::programs::Program::SchedClassifier(program) => program.load(),
@@ -159,6 +222,9 @@ pub(crate) fn load(loader: &mut EbpfLoader<'_>) -> Ebpf {
 pub(crate) fn memory_of(map: &MapData) -> u64 {
     let fd = map.fd().as_fd().as_raw_fd();
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("our own file");
-    let line = info.lines().find_map(|line| line.strip_prefix("memlock:")).expect("a map has memlock");
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("memlock:"))
+        .expect("a map has memlock");
     line.trim().parse().expect("a number")
 }

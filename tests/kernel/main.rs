@@ -11,5 +11,9 @@ mod pair;
 mod world;
 
 #[path = "../frames.rs"]
-#[expect(dead_code, unreachable_pub, reason = "written for svc-common's tests as well")]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    reason = "written for svc-common's tests as well"
+)]
 mod frames;

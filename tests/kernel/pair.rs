@@ -25,7 +25,12 @@ impl<F: Keyed> Pair<F> {
         let mut kernel = Kernel::load(network);
         kernel.fill(&host);
         let reasons = kernel.reasons();
-        Self { network: *network, kernel, host, reasons }
+        Self {
+            network: *network,
+            kernel,
+            host,
+            reasons,
+        }
     }
 
     /// Runs a frame on both sides, and demands that they agree. Random numbers differ: the host tries all of them.
@@ -56,32 +61,57 @@ impl<F: Keyed> Pair<F> {
         let (host, unlike) = first.expect("there was a first");
         panic!(
             "{program:?}, IPv{}: host and kernel disagree\nframe  {frame:02x?}\nhost   {:2} {:02x?} {:?}\nkernel {action:2} {after:02x?}\n{}",
-            F::VERSION, host.action as i32, host.frame, host.reason, unlike.unwrap_or_default(),
+            F::VERSION,
+            host.action as i32,
+            host.frame,
+            host.reason,
+            unlike.unwrap_or_default(),
         );
     }
 
     /// A flow of the host's that the kernel has not, or has otherwise.
     fn unlike(&mut self, host: &Memory<F>) -> Option<String> {
         let flows = self.kernel.flows::<F>();
-        host.flows.borrow().iter().find_map(|(key, expected)| match flows.get(key, 0) {
-            Ok(found) if found == *expected => None,
-            found => Some(format!("{key:?}\nhost   {expected:?}\nkernel {found:?}")),
-        })
+        host.flows
+            .borrow()
+            .iter()
+            .find_map(|(key, expected)| match flows.get(key, 0) {
+                Ok(found) if found == *expected => None,
+                found => Some(format!("{key:?}\nhost   {expected:?}\nkernel {found:?}")),
+            })
     }
 
     /// The slower comparisons: no flow too many, the same counters.
     #[track_caller]
     pub(crate) fn check_all(&mut self) {
-        let keys: Vec<FlowKey<F>> = self.kernel.flows::<F>().keys().collect::<Result<_, _>>().expect("readable");
-        let unknown: Vec<_> = keys.iter().filter(|key| !self.host.flows.borrow().contains_key(key)).collect();
-        assert!(unknown.is_empty(), "flows that the host does not have: {unknown:?}");
-        assert_eq!(self.kernel.reasons(), self.reasons, "counters, in the order of Reason::ALL");
+        let keys: Vec<FlowKey<F>> = self
+            .kernel
+            .flows::<F>()
+            .keys()
+            .collect::<Result<_, _>>()
+            .expect("readable");
+        let unknown: Vec<_> = keys
+            .iter()
+            .filter(|key| !self.host.flows.borrow().contains_key(key))
+            .collect();
+        assert!(
+            unknown.is_empty(),
+            "flows that the host does not have: {unknown:?}"
+        );
+        assert_eq!(
+            self.kernel.reasons(),
+            self.reasons,
+            "counters, in the order of Reason::ALL"
+        );
     }
 
     /// Drops an entry, as the LRU may.
     pub(crate) fn evict(&mut self, key: &FlowKey<F>) {
         self.host.flows.borrow_mut().remove(key);
-        self.kernel.flows::<F>().remove(key).expect("the kernel had it too");
+        self.kernel
+            .flows::<F>()
+            .remove(key)
+            .expect("the kernel had it too");
     }
 
     /// Changes all flows.

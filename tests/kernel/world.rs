@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use svc_common::family::{Family, Port};
 use svc_common::memory::Memory;
 use svc_common::table::{
-    Backend, Frontend, FrontendKey, NodeConfig, Scope, TCP, UDP, address_flags, backend_flags, frontend_flags,
+    Backend, Frontend, FrontendKey, NodeConfig, Scope, TCP, UDP, address_flags, backend_flags,
+    frontend_flags,
 };
 
 /// Host `host` of network `net`: 10.net.0.host or fd00:net::host. What the networks are: [`crate::network`];
@@ -46,17 +47,31 @@ const SERVICES: [Service; 10] = [
 
 pub(crate) fn new<F: Family>() -> Memory<F> {
     let mut tables = Memory {
-        config: Some(NodeConfig { snat_min: SNAT_MIN, snat_max: SNAT_MAX, ..NodeConfig::default() }),
+        config: Some(NodeConfig {
+            snat_min: SNAT_MIN,
+            snat_max: SNAT_MAX,
+            ..NodeConfig::default()
+        }),
         node_address: Some(addr::<F>(0, 1)),
         ..Memory::default()
     };
-    tables.addresses.insert(addr::<F>(0, 1), address_flags::NODE);
-    tables.addresses.insert(addr::<F>(3, 1), address_flags::NODE);
+    tables
+        .addresses
+        .insert(addr::<F>(0, 1), address_flags::NODE);
+    tables
+        .addresses
+        .insert(addr::<F>(3, 1), address_flags::NODE);
     for host in 1..10 {
-        tables.addresses.insert(addr::<F>(96, host), address_flags::CLUSTER_IP);
-        tables.addresses.insert(addr::<F>(50, host), address_flags::EXTERNAL);
+        tables
+            .addresses
+            .insert(addr::<F>(96, host), address_flags::CLUSTER_IP);
+        tables
+            .addresses
+            .insert(addr::<F>(50, host), address_flags::EXTERNAL);
         for (net, source) in [(2, (0, 1)), (5, (0, 1)), (9, (0, 1)), (4, (3, 1))] {
-            tables.routes.insert(addr::<F>(net, host), addr::<F>(source.0, source.1));
+            tables
+                .routes
+                .insert(addr::<F>(net, host), addr::<F>(source.0, source.1));
         }
     }
     for (vip, port, endpoints) in SERVICES {
@@ -68,8 +83,19 @@ pub(crate) fn new<F: Family>() -> Memory<F> {
 fn serve<F: Family>(tables: &mut Memory<F>, vip: (u8, u8), port: u16, endpoints: &[(u8, u8)]) {
     let first = tables.slots.keys().last().map_or(0, |last| last + 1);
     for (slot, (net, host)) in (first..).zip(endpoints) {
-        let flags = if matches!(net, 0 | 1) { backend_flags::LOCAL } else { 0 };
-        tables.slots.insert(slot, Backend { addr: addr::<F>(*net, *host), port: Port::new(8_080), flags });
+        let flags = if matches!(net, 0 | 1) {
+            backend_flags::LOCAL
+        } else {
+            0
+        };
+        tables.slots.insert(
+            slot,
+            Backend {
+                addr: addr::<F>(*net, *host),
+                port: Port::new(8_080),
+                flags,
+            },
+        );
     }
     let count = endpoints.len() as u32;
     for proto in [TCP, UDP] {
@@ -80,9 +106,22 @@ fn serve<F: Family>(tables: &mut Memory<F>, vip: (u8, u8), port: u16, endpoints:
                 (Scope::External, _) => frontend_flags::MAGLEV,
                 (Scope::Internal, _) => 0,
             };
-            let key =
-                FrontendKey { addr: addr::<F>(vip.0, vip.1), port: Port::new(port), proto, scope: scope as u8 };
-            tables.frontends.insert(key, Frontend { first, count, service: 7, flags, affinity: 0 });
+            let key = FrontendKey {
+                addr: addr::<F>(vip.0, vip.1),
+                port: Port::new(port),
+                proto,
+                scope: scope as u8,
+            };
+            tables.frontends.insert(
+                key,
+                Frontend {
+                    first,
+                    count,
+                    service: 7,
+                    flags,
+                    affinity: 0,
+                },
+            );
         }
     }
 }

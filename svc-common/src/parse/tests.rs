@@ -16,7 +16,12 @@ use crate::wire::{ETH_LEN, Part, Unreachable};
 fn parse<F: Family>(frame: &[u8]) -> Result<super::Segment<F>, Aside> {
     let mut frame = frame.to_vec();
     let mut read = super::Segment::EMPTY;
-    segment(&Packet::of(&mut frame), ETH_LEN, &Memory::<F>::default(), &mut read)?;
+    segment(
+        &Packet::of(&mut frame),
+        ETH_LEN,
+        &Memory::<F>::default(),
+        &mut read,
+    )?;
     Ok(read)
 }
 
@@ -39,7 +44,9 @@ fn a_frame_cut_anywhere_is_never_read_past_its_end<F: Family>() {
     let quoted = tcp(pod::<F>(1), remote_pod::<F>(2));
     for frame in [
         tcp(pod::<F>(1), cluster_ip::<F>(1)).build(),
-        udp(pod::<F>(1), cluster_ip::<F>(1)).payload(&[1; 7]).build(),
+        udp(pod::<F>(1), cluster_ip::<F>(1))
+            .payload(&[1; 7])
+            .build(),
         icmp_error(outside::<F>(1), pod::<F>(1), &quoted).build(),
     ] {
         assert!(parse::<F>(&frame).is_ok());
@@ -53,12 +60,21 @@ fn a_frame_cut_anywhere_is_never_read_past_its_end<F: Family>() {
 }
 
 fn other_icmp_is_nobodys<F: Family>() {
-    assert_eq!(parse::<F>(&echo(pod::<F>(1), cluster_ip::<F>(1)).build()), Err(Aside::NotOurs));
+    assert_eq!(
+        parse::<F>(&echo(pod::<F>(1), cluster_ip::<F>(1)).build()),
+        Err(Aside::NotOurs)
+    );
 }
 
 /// The quoted header says that its transport header is further on than the packet goes.
 fn a_lying_quote_is_truncated<F: Family>() {
-    let mut frame = icmp_error(outside::<F>(1), pod::<F>(1), &tcp(pod::<F>(1), remote_pod::<F>(2))).quoting(8).build();
+    let mut frame = icmp_error(
+        outside::<F>(1),
+        pod::<F>(1),
+        &tcp(pod::<F>(1), remote_pod::<F>(2)),
+    )
+    .quoting(8)
+    .build();
     let quoted = ETH_LEN + F::LEN + 8;
     if F::VERSION == 4 {
         frame[quoted] = 0x4f;
@@ -73,7 +89,13 @@ fn a_lying_quote_is_truncated<F: Family>() {
 
 #[test]
 fn v4_options_move_the_ports() {
-    let read = parse::<V4>(&tcp(pod::<V4>(1), cluster_ip::<V4>(1)).options(10).port(81).build()).unwrap();
+    let read = parse::<V4>(
+        &tcp(pod::<V4>(1), cluster_ip::<V4>(1))
+            .options(10)
+            .port(81)
+            .build(),
+    )
+    .unwrap();
     assert_eq!((read.l4(), read.key.dport.get()), (ETH_LEN + 60, 81));
 }
 
@@ -93,7 +115,10 @@ fn v6_fragments_are_read() {
     assert_eq!((first.part, first.key.dport.get()), (Part::First, 80));
     let other = parse::<V6>(&whole.clone().fragment(10, 0, true).build()).unwrap();
     assert_ne!(first.fragment_id, other.fragment_id);
-    assert_eq!(parse::<V6>(&whole.payload(&[0; 16]).fragment(9, 2, false).build()), Err(Reason::FragmentUnknown.into()));
+    assert_eq!(
+        parse::<V6>(&whole.payload(&[0; 16]).fragment(9, 2, false).build()),
+        Err(Reason::FragmentUnknown.into())
+    );
 }
 
 #[test]
@@ -101,7 +126,11 @@ fn v6_extensions_are_named() {
     let mut frame = tcp(pod::<V6>(1), cluster_ip::<V6>(1)).build();
     for extension in [0, 43, 60, 51, 135, 139, 140] {
         frame[ETH_LEN + 6] = extension;
-        assert_eq!(parse::<V6>(&frame), Err(Reason::ExtensionHeader.into()), "{extension}");
+        assert_eq!(
+            parse::<V6>(&frame),
+            Err(Reason::ExtensionHeader.into()),
+            "{extension}"
+        );
     }
 }
 
@@ -126,7 +155,13 @@ fn any_bytes_are_safe<F: Family>(bytes: &[u8]) {
                 _ => steer::egress(true, &packet, ETH_LEN, &tables, &mut work),
             };
             let applied = steered.and_then(|()| {
-                apply(&mut Bytes(packet), ETH_LEN, &work.segment, &work.decision.to).map_err(Aside::from)
+                apply(
+                    &mut Bytes(packet),
+                    ETH_LEN,
+                    &work.segment,
+                    &work.decision.to,
+                )
+                .map_err(Aside::from)
             });
             results.push((steered, applied));
             if matches!(steered, Err(Aside::Because(reason)) if reason.refuses()) {
@@ -134,7 +169,10 @@ fn any_bytes_are_safe<F: Family>(bytes: &[u8]) {
             }
             let _ = F::decrement_ttl(&packet, ETH_LEN);
         }
-        assert!(memory[bytes.len()..].iter().all(|byte| *byte == rubbish), "written past the end");
+        assert!(
+            memory[bytes.len()..].iter().all(|byte| *byte == rubbish),
+            "written past the end"
+        );
         memory.truncate(bytes.len());
         (results, memory)
     };
@@ -154,7 +192,14 @@ fn world<F: Family>() -> Memory<F> {
     let mut tables = cluster::<F>();
     for proto in [TCP, UDP] {
         for scope in [Scope::Internal, Scope::External] {
-            serve(&mut tables, (cluster_ip::<F>(1), 80), proto, scope, 0, &[(pod::<F>(2), 8_080)]);
+            serve(
+                &mut tables,
+                (cluster_ip::<F>(1), 80),
+                proto,
+                scope,
+                0,
+                &[(pod::<F>(2), 8_080)],
+            );
         }
     }
     tables
@@ -165,20 +210,31 @@ fn mangled<F: Family>() -> impl Strategy<Value = Vec<u8>> {
     let quoted = tcp(pod::<F>(2), pod::<F>(1)).from(pod::<F>(2), 8_080);
     let base = prop::sample::select(vec![
         tcp(pod::<F>(1), cluster_ip::<F>(1)).syn().build(),
-        udp(pod::<F>(1), cluster_ip::<F>(1)).payload(&[3; 30]).build(),
-        udp(pod::<F>(1), cluster_ip::<F>(1)).fragment(7, 0, true).build(),
+        udp(pod::<F>(1), cluster_ip::<F>(1))
+            .payload(&[3; 30])
+            .build(),
+        udp(pod::<F>(1), cluster_ip::<F>(1))
+            .fragment(7, 0, true)
+            .build(),
         icmp_error(pod::<F>(1), cluster_ip::<F>(1), &quoted).build(),
-        icmp_error(pod::<F>(1), cluster_ip::<F>(1), &quoted).quoting(8).build(),
+        icmp_error(pod::<F>(1), cluster_ip::<F>(1), &quoted)
+            .quoting(8)
+            .build(),
     ]);
-    (base, prop::collection::vec((14usize..130, any::<u8>()), 0..6), 0usize..200).prop_map(|(mut frame, changes, len)| {
-        for (at, byte) in changes {
-            if let Some(place) = frame.get_mut(at) {
-                *place = byte;
+    (
+        base,
+        prop::collection::vec((14usize..130, any::<u8>()), 0..6),
+        0usize..200,
+    )
+        .prop_map(|(mut frame, changes, len)| {
+            for (at, byte) in changes {
+                if let Some(place) = frame.get_mut(at) {
+                    *place = byte;
+                }
             }
-        }
-        frame.truncate(len);
-        frame
-    })
+            frame.truncate(len);
+            frame
+        })
 }
 
 proptest! {

@@ -63,12 +63,29 @@ fn a_reset_is_numbered_as_rfc_9293_says<F: Family>() {
     for (segment, seq, ack, with_ack) in cases {
         let answer = reset::<F>(&segment, Checksum::Complete).expect("an answer");
         let seen = read(&answer);
-        assert_eq!((seen.src, seen.dst), ((cluster_ip::<F>(1), 80), (pod::<F>(1), 40_000)));
-        assert_eq!((&answer[..6], &answer[6..12]), (&segment.build()[6..12], &segment.build()[..6]), "MAC addresses");
+        assert_eq!(
+            (seen.src, seen.dst),
+            ((cluster_ip::<F>(1), 80), (pod::<F>(1), 40_000))
+        );
+        assert_eq!(
+            (&answer[..6], &answer[6..12]),
+            (&segment.build()[6..12], &segment.build()[..6]),
+            "MAC addresses"
+        );
         let sliced = SlicedPacket::from_ethernet(&answer).unwrap();
-        let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("no TCP: {sliced:?}") };
+        let Some(TransportSlice::Tcp(tcp)) = sliced.transport else {
+            panic!("no TCP: {sliced:?}")
+        };
         assert!(tcp.rst() && !tcp.syn() && !tcp.fin());
-        assert_eq!((tcp.sequence_number(), tcp.acknowledgment_number(), tcp.ack()), (seq, ack, with_ack), "{segment:?}");
+        assert_eq!(
+            (
+                tcp.sequence_number(),
+                tcp.acknowledgment_number(),
+                tcp.ack()
+            ),
+            (seq, ack, with_ack),
+            "{segment:?}"
+        );
         assert_eq!(tcp.payload(), b"");
         let ttl = match sliced.net {
             Some(NetSlice::Ipv4(ip)) => ip.header().ttl(),
@@ -100,30 +117,49 @@ fn an_icmp_error_quotes_the_refused_packet<F: Family>() {
 }
 
 fn too_big_tells_the_mtu<F: Family>() {
-    let answer = report::<F>(&udp(pod::<F>(1), cluster_ip::<F>(1)), Unreachable::TooBig, 1_400).unwrap();
+    let answer = report::<F>(
+        &udp(pod::<F>(1), cluster_ip::<F>(1)),
+        Unreachable::TooBig,
+        1_400,
+    )
+    .unwrap();
     read(&answer);
     let icmp = &answer[ETH_LEN + F::LEN..];
     let expected = if F::VERSION == 4 { [3, 4] } else { [2, 0] };
-    assert_eq!((&icmp[..2], &icmp[4..8]), (&expected[..], &[0, 0, 0x05, 0x78][..]));
+    assert_eq!(
+        (&icmp[..2], &icmp[4..8]),
+        (&expected[..], &[0, 0, 0x05, 0x78][..])
+    );
 }
 
 fn what_must_not_be_answered_is_not<F: Family>() {
     let from: IpAddr = pod::<F>(1);
-    assert_eq!(reset::<F>(&tcp(from, cluster_ip::<F>(1)).rst(), Checksum::Complete), None);
+    assert_eq!(
+        reset::<F>(&tcp(from, cluster_ip::<F>(1)).rst(), Checksum::Complete),
+        None
+    );
     let error = icmp_error(from, cluster_ip::<F>(1), &udp(cluster_ip::<F>(1), from));
     assert_eq!(report::<F>(&error, Unreachable::Port, 0), None);
     // With a header that is longer than the plain one, what fits the answer would not hold the ports.
     let long = udp(from, cluster_ip::<F>(1));
-    let long = if F::VERSION == 4 { long.options(2) } else { long.fragment(1, 0, true) };
+    let long = if F::VERSION == 4 {
+        long.options(2)
+    } else {
+        long.fragment(1, 0, true)
+    };
     assert_eq!(report::<F>(&long, Unreachable::Port, 0), None);
 }
 
 fn a_partial_checksum_holds_the_pseudo_header<F: Family>() {
     let segment = tcp(pod::<F>(1), cluster_ip::<F>(1)).syn();
-    let [complete, mut partial] = [Checksum::Complete, Checksum::Partial].map(|c| reset::<F>(&segment, c).unwrap());
+    let [complete, mut partial] =
+        [Checksum::Complete, Checksum::Partial].map(|c| reset::<F>(&segment, c).unwrap());
     // What a device does: sums from the transport header on, and puts the complement where it was told.
     let l4 = ETH_LEN + F::LEN;
-    let words: Vec<u16> = partial[l4..].chunks(2).map(|w| u16::from_ne_bytes([w[0], w[1]])).collect();
+    let words: Vec<u16> = partial[l4..]
+        .chunks(2)
+        .map(|w| u16::from_ne_bytes([w[0], w[1]]))
+        .collect();
     let finished = !crate::checksum::fold(crate::checksum::sum(0, &words));
     partial[l4 + 16..l4 + 18].copy_from_slice(&finished.to_ne_bytes());
     assert_eq!(partial, complete);

@@ -55,19 +55,30 @@ fn ip<F: Family>() -> impl Strategy<Value = IpAddr> {
 fn some_frame<F: Family>() -> impl Strategy<Value = Frame> {
     let options = if F::VERSION == 4 { 11usize } else { 1 };
     let ends = (ip::<F>(), ip::<F>(), any::<u16>(), any::<u16>());
-    (ends, 0u8..5, prop::collection::vec(any::<u8>(), 0..64), 0..options, any::<(u32, u32)>()).prop_map(
-        |((src, dst, sport, dport), kind, payload, options, (seq, ack))| {
-            let frame = match kind {
-                0 => tcp(src, dst).syn(),
-                1 => tcp(src, dst).numbers(seq, ack),
-                2 => udp(src, dst),
-                3 => udp(src, dst).without_checksum(),
-                _ => udp(src, dst).fragment(seq as u16, 0, true),
-            };
-            // A fragment's checksum covers what is not in it: only whole packets are held against one computed anew.
-            frame.payload(&payload).options(options).sport(sport).port(dport)
-        },
+    (
+        ends,
+        0u8..5,
+        prop::collection::vec(any::<u8>(), 0..64),
+        0..options,
+        any::<(u32, u32)>(),
     )
+        .prop_map(
+            |((src, dst, sport, dport), kind, payload, options, (seq, ack))| {
+                let frame = match kind {
+                    0 => tcp(src, dst).syn(),
+                    1 => tcp(src, dst).numbers(seq, ack),
+                    2 => udp(src, dst),
+                    3 => udp(src, dst).without_checksum(),
+                    _ => udp(src, dst).fragment(seq as u16, 0, true),
+                };
+                // A fragment's checksum covers what is not in it: only whole packets are held against one computed anew.
+                frame
+                    .payload(&payload)
+                    .options(options)
+                    .sport(sport)
+                    .port(dport)
+            },
+        )
 }
 
 fn rewriting_equals_building<F: Family>(from: &Frame, ends: ([IpAddr; 2], [u16; 2])) {
@@ -81,19 +92,34 @@ fn rewriting_equals_building<F: Family>(from: &Frame, ends: ([IpAddr; 2], [u16; 
     if from.build()[ETH_LEN + 9] == 17 && F::VERSION == 4 {
         let l4 = ETH_LEN + (result[ETH_LEN] & 0xf) as usize * 4;
         let absent = |frame: &[u8]| frame[l4 + 6..l4 + 8] == [0, 0];
-        assert_eq!(absent(&from.build()), absent(&result), "a UDP checksum appears or goes");
+        assert_eq!(
+            absent(&from.build()),
+            absent(&result),
+            "a UDP checksum appears or goes"
+        );
     }
 }
 
 /// An error about a packet that was translated, received by the side that does not know of it. `quote`: how much of the
 /// packet is quoted behind its IP header.
-fn rewriting_an_error_equals_building_it<F: Family>(sent: &Frame, ends: ([IpAddr; 2], [u16; 2]), quote: usize, router: Option<IpAddr>) {
+fn rewriting_an_error_equals_building_it<F: Family>(
+    sent: &Frame,
+    ends: ([IpAddr; 2], [u16; 2]),
+    quote: usize,
+    router: Option<IpAddr>,
+) {
     let ([src, dst], [sport, dport]) = ends;
     // An IPv6 fragment's ports are behind one more header.
-    let quote = if F::VERSION == 6 && sent.packet()[6] == 44 { quote + 8 } else { quote };
+    let quote = if F::VERSION == 6 && sent.packet()[6] == 44 {
+        quote + 8
+    } else {
+        quote
+    };
     // The flow's packet as the error's author saw it, and as its sender sent it.
     let original = sent.clone().from(src, sport).to(dst, dport);
-    let error = |quoted: &Frame| icmp_error(router.unwrap_or(quoted.dst), quoted.src, quoted).quoting(quote);
+    let error = |quoted: &Frame| {
+        icmp_error(router.unwrap_or(quoted.dst), quoted.src, quoted).quoting(quote)
+    };
     let to = original.clone().reversed();
     let result = rewritten::<F>(&error(sent).build(), &rewrite(&to));
     let built = error(&original).build();
@@ -133,27 +159,49 @@ macro_rules! for_family {
     };
 }
 
-for_family!(V4, rewriting_equals_building_v4, rewriting_an_error_equals_building_it_v4);
-for_family!(V6, rewriting_equals_building_v6, rewriting_an_error_equals_building_it_v6);
+for_family!(
+    V4,
+    rewriting_equals_building_v4,
+    rewriting_an_error_equals_building_it_v4
+);
+for_family!(
+    V6,
+    rewriting_equals_building_v6,
+    rewriting_an_error_equals_building_it_v6
+);
 
 fn an_error_of_a_router_keeps_the_routers_address<F: Family>() {
     let quoted = udp(outside::<F>(1), remote_pod::<F>(1)).port(53);
     let error = icmp_error(outside::<F>(9), outside::<F>(1), &quoted);
     let to = udp(pod::<F>(1), pod::<F>(2)).sport(53).port(7);
     let result = rewritten::<F>(&error.build(), &rewrite(&to));
-    assert_eq!((read(&result).src.0, read(&result).dst.0), (outside::<F>(9), pod::<F>(2)));
+    assert_eq!(
+        (read(&result).src.0, read(&result).dst.0),
+        (outside::<F>(9), pod::<F>(2))
+    );
     let quoted = read_quoted(&result);
-    assert_eq!((quoted.src, quoted.dst), ((pod::<F>(2), 7), (pod::<F>(1), 53)));
+    assert_eq!(
+        (quoted.src, quoted.dst),
+        ((pod::<F>(2), 7), (pod::<F>(1), 53))
+    );
 }
 
 fn a_later_fragment_changes_addresses_only<F: Family>() {
-    let later = udp(pod::<F>(1), pod::<F>(2)).payload(&[7; 32]).fragment(9, 2, false);
+    let later = udp(pod::<F>(1), pod::<F>(2))
+        .payload(&[7; 32])
+        .fragment(9, 2, false);
     let mut frame = later.build();
     let packet = Packet::of(&mut frame);
     let tables = Memory::<F>::default();
     let first = udp(pod::<F>(1), pod::<F>(2)).fragment(9, 0, true);
     let mut read_segment = Segment::EMPTY;
-    segment(&Packet::of(&mut first.build()), ETH_LEN, &tables, &mut read_segment).unwrap();
+    segment(
+        &Packet::of(&mut first.build()),
+        ETH_LEN,
+        &tables,
+        &mut read_segment,
+    )
+    .unwrap();
     crate::parse::remember_fragment(&read_segment, &tables);
     segment(&packet, ETH_LEN, &tables, &mut read_segment).unwrap();
     let to = later.from(pod::<F>(3), 1).to(pod::<F>(4), 2);
@@ -169,6 +217,9 @@ fn a_packet_that_ends_before_its_checksum_is_left_alone<F: Family>() {
     let mut from = Segment::EMPTY;
     segment(&packet, ETH_LEN, &Memory::default(), &mut from).unwrap();
     let to = rewrite::<F>(&udp(pod::<F>(3), pod::<F>(4)));
-    assert_eq!(apply(&mut Bytes(packet), ETH_LEN, &from, &to), Err(crate::reason::Reason::RewriteFailed));
+    assert_eq!(
+        apply(&mut Bytes(packet), ETH_LEN, &from, &to),
+        Err(crate::reason::Reason::RewriteFailed)
+    );
     assert_eq!(frame, before);
 }

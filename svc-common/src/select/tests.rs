@@ -3,9 +3,9 @@ use std::collections::BTreeSet;
 use super::{flow_hash, select};
 use crate::family::{Family, Port};
 use crate::reason::Reason;
-use crate::table::{Frontend, FlowKey, TCP, Tables, frontend_flags};
-use crate::testing::{addr, both_families, cluster, outside, pod, cluster_ip};
 use crate::table::Backend;
+use crate::table::{FlowKey, Frontend, TCP, Tables, frontend_flags};
+use crate::testing::{addr, both_families, cluster, cluster_ip, outside, pod};
 
 both_families!(
     random_numbers_reach_every_slot_and_no_other,
@@ -18,16 +18,35 @@ both_families!(
 fn run<F: Family>(count: u32, flags: u32) -> (crate::memory::Memory<F>, Frontend) {
     let mut tables = cluster::<F>();
     for slot in 0..count + 10 {
-        let backend = Backend { addr: addr::<F>(pod::<F>(slot as u8)), port: Port::new(slot as u16), flags: 0 };
+        let backend = Backend {
+            addr: addr::<F>(pod::<F>(slot as u8)),
+            port: Port::new(slot as u16),
+            flags: 0,
+        };
         tables.slots.insert(slot, backend);
     }
-    (tables, Frontend { first: 5, count, service: 1, flags, affinity: 0 })
+    (
+        tables,
+        Frontend {
+            first: 5,
+            count,
+            service: 1,
+            flags,
+            affinity: 0,
+        },
+    )
 }
 
 fn random_numbers_reach_every_slot_and_no_other<F: Family>() {
     let (tables, frontend) = run::<F>(7, 0);
-    let picked: BTreeSet<u16> =
-        (0..500).map(|_| select(&frontend, |_| tables.random(), &tables).unwrap().port.get()).collect();
+    let picked: BTreeSet<u16> = (0..500)
+        .map(|_| {
+            select(&frontend, |_| tables.random(), &tables)
+                .unwrap()
+                .port
+                .get()
+        })
+        .collect();
     assert_eq!(picked, (5..12).collect());
 }
 
@@ -56,13 +75,17 @@ fn the_hash_is_the_same_for_the_same_flow_and_spreads_others<F: Family>() {
     for sport in 1_000..11_000 {
         buckets[(flow_hash(&key(sport)) % 10) as usize] += 1;
     }
-    assert!(buckets.iter().all(|n| (850..1_150).contains(n)), "{buckets:?}");
+    assert!(
+        buckets.iter().all(|n| (850..1_150).contains(n)),
+        "{buckets:?}"
+    );
 }
 
 fn an_empty_run_is_refused_or_dropped_as_it_says<F: Family>() {
-    for (flags, reason) in
-        [(0, Reason::NoEndpoints), (frontend_flags::DROP_WHEN_EMPTY, Reason::NoLocalEndpoints)]
-    {
+    for (flags, reason) in [
+        (0, Reason::NoEndpoints),
+        (frontend_flags::DROP_WHEN_EMPTY, Reason::NoLocalEndpoints),
+    ] {
         let (tables, frontend) = run::<F>(0, flags);
         assert_eq!(select(&frontend, |_| 0, &tables), Err(reason));
     }

@@ -3,7 +3,9 @@ use crate::family::{Family, Port};
 use crate::memory::Memory;
 use crate::reason::Reason;
 use crate::table::{Scope, TCP, UDP, frontend_flags};
-use crate::testing::{NETNS, Endpoint, addr, both_families, cluster, cluster_ip, external_ip, node, pod, serve};
+use crate::testing::{
+    Endpoint, NETNS, addr, both_families, cluster, cluster_ip, external_ip, node, pod, serve,
+};
 
 both_families!(
     every_mode_serves_whom_it_says,
@@ -20,8 +22,16 @@ fn world<F: Family>(mode: Mode) -> Memory<F> {
     let mut tables = cluster::<F>();
     tables.config.as_mut().unwrap().socket_lb = mode as u32;
     for proto in [TCP, UDP] {
-        for frontend in [(cluster_ip::<F>(1), 80), (node::<F>(), 30_080), (external_ip::<F>(1), 80)] {
-            let endpoints = [(pod::<F>(1), 8_080), (pod::<F>(2), 8_080), (pod::<F>(3), 8_080)];
+        for frontend in [
+            (cluster_ip::<F>(1), 80),
+            (node::<F>(), 30_080),
+            (external_ip::<F>(1), 80),
+        ] {
+            let endpoints = [
+                (pod::<F>(1), 8_080),
+                (pod::<F>(2), 8_080),
+                (pod::<F>(3), 8_080),
+            ];
             serve(&mut tables, frontend, proto, Scope::Internal, 0, &endpoints);
         }
     }
@@ -29,12 +39,33 @@ fn world<F: Family>(mode: Mode) -> Memory<F> {
 }
 
 fn loopback<F: Family>() -> std::net::IpAddr {
-    if F::VERSION == 4 { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() }
+    if F::VERSION == 4 {
+        [127, 0, 0, 1].into()
+    } else {
+        std::net::Ipv6Addr::LOCALHOST.into()
+    }
 }
 
-fn call<F: Family>(tables: &Memory<F>, netns: u64, (ip, port): Endpoint, proto: u8, cookie: u64) -> Result<Option<Endpoint>, Reason> {
-    let target = Target::<F> { addr: addr::<F>(ip), port: Port::new(port), proto };
-    let backend = connect(&Caller { cookie, netns_cookie: netns }, &target, tables)?;
+fn call<F: Family>(
+    tables: &Memory<F>,
+    netns: u64,
+    (ip, port): Endpoint,
+    proto: u8,
+    cookie: u64,
+) -> Result<Option<Endpoint>, Reason> {
+    let target = Target::<F> {
+        addr: addr::<F>(ip),
+        port: Port::new(port),
+        proto,
+    };
+    let backend = connect(
+        &Caller {
+            cookie,
+            netns_cookie: netns,
+        },
+        &target,
+        tables,
+    )?;
     Ok(backend.map(|b| (F::addr_to_std(b.addr), b.port.get())))
 }
 
@@ -62,8 +93,16 @@ fn every_mode_serves_whom_it_says<F: Family>() {
         let tables = world::<F>(mode);
         let served = |frontend| call(&tables, netns, frontend, proto, 1).unwrap().is_some();
         let case = (mode, netns, proto);
-        assert_eq!(served((cluster_ip::<F>(1), 80)), cluster_ip_served, "{case:?}");
-        assert_eq!(served((external_ip::<F>(1), 80)), cluster_ip_served, "{case:?}");
+        assert_eq!(
+            served((cluster_ip::<F>(1), 80)),
+            cluster_ip_served,
+            "{case:?}"
+        );
+        assert_eq!(
+            served((external_ip::<F>(1), 80)),
+            cluster_ip_served,
+            "{case:?}"
+        );
         assert_eq!(served((node::<F>(), 30_080)), node_port_served, "{case:?}");
     }
 }
@@ -72,12 +111,31 @@ fn a_node_port_on_loopback_is_served_for_the_nodes_processes_only<F: Family>() {
     for mode in [Mode::Tcp, Mode::All, Mode::HostOnly] {
         let tables = world::<F>(mode);
         for proto in [TCP, UDP] {
-            assert!(call(&tables, NODE, (loopback::<F>(), 30_080), proto, 1).unwrap().is_some());
-            assert_eq!(call(&tables, NODE, (loopback::<F>(), 22), proto, 1), Ok(None));
-            assert_eq!(call(&tables, POD, (loopback::<F>(), 30_080), proto, 1), Ok(None));
+            assert!(
+                call(&tables, NODE, (loopback::<F>(), 30_080), proto, 1)
+                    .unwrap()
+                    .is_some()
+            );
+            assert_eq!(
+                call(&tables, NODE, (loopback::<F>(), 22), proto, 1),
+                Ok(None)
+            );
+            assert_eq!(
+                call(&tables, POD, (loopback::<F>(), 30_080), proto, 1),
+                Ok(None)
+            );
         }
     }
-    assert_eq!(call(&world::<F>(Mode::Off), NODE, (loopback::<F>(), 30_080), TCP, 1), Ok(None));
+    assert_eq!(
+        call(
+            &world::<F>(Mode::Off),
+            NODE,
+            (loopback::<F>(), 30_080),
+            TCP,
+            1
+        ),
+        Ok(None)
+    );
 }
 
 fn no_endpoints_and_undefined_ports_are_refused<F: Family>() {
@@ -85,11 +143,27 @@ fn no_endpoints_and_undefined_ports_are_refused<F: Family>() {
     let empty = (cluster_ip::<F>(2), 80);
     serve(&mut tables, empty, TCP, Scope::Internal, 0, &[]);
     assert_eq!(call(&tables, POD, empty, TCP, 1), Err(Reason::NoEndpoints));
-    serve(&mut tables, empty, TCP, Scope::Internal, frontend_flags::DROP_WHEN_EMPTY, &[]);
-    assert_eq!(call(&tables, POD, empty, TCP, 1), Err(Reason::NoLocalEndpoints));
-    assert_eq!(call(&tables, POD, (cluster_ip::<F>(1), 81), TCP, 1), Err(Reason::UndefinedPort));
+    serve(
+        &mut tables,
+        empty,
+        TCP,
+        Scope::Internal,
+        frontend_flags::DROP_WHEN_EMPTY,
+        &[],
+    );
+    assert_eq!(
+        call(&tables, POD, empty, TCP, 1),
+        Err(Reason::NoLocalEndpoints)
+    );
+    assert_eq!(
+        call(&tables, POD, (cluster_ip::<F>(1), 81), TCP, 1),
+        Err(Reason::UndefinedPort)
+    );
     assert_eq!(call(&tables, POD, (node::<F>(), 22), TCP, 1), Ok(None));
-    assert_eq!(call(&tables, POD, (external_ip::<F>(1), 22), TCP, 1), Ok(None));
+    assert_eq!(
+        call(&tables, POD, (external_ip::<F>(1), 22), TCP, 1),
+        Ok(None)
+    );
     assert_eq!(call(&tables, POD, (pod::<F>(1), 80), TCP, 1), Ok(None));
 }
 
@@ -97,9 +171,14 @@ fn a_udp_socket_keeps_its_backend<F: Family>() {
     let tables = world::<F>(Mode::All);
     let picks: std::collections::BTreeSet<_> = (0..100)
         .map(|cookie| {
-            let first = call(&tables, POD, (cluster_ip::<F>(1), 80), UDP, cookie).unwrap().unwrap();
+            let first = call(&tables, POD, (cluster_ip::<F>(1), 80), UDP, cookie)
+                .unwrap()
+                .unwrap();
             for _ in 0..10 {
-                assert_eq!(call(&tables, POD, (cluster_ip::<F>(1), 80), UDP, cookie), Ok(Some(first)));
+                assert_eq!(
+                    call(&tables, POD, (cluster_ip::<F>(1), 80), UDP, cookie),
+                    Ok(Some(first))
+                );
             }
             first
         })
@@ -109,7 +188,12 @@ fn a_udp_socket_keeps_its_backend<F: Family>() {
 
 fn tcp_connections_spread<F: Family>() {
     let tables = world::<F>(Mode::Tcp);
-    let picks: std::collections::BTreeSet<_> =
-        (0..100).map(|_| call(&tables, POD, (cluster_ip::<F>(1), 80), TCP, 1).unwrap().unwrap()).collect();
+    let picks: std::collections::BTreeSet<_> = (0..100)
+        .map(|_| {
+            call(&tables, POD, (cluster_ip::<F>(1), 80), TCP, 1)
+                .unwrap()
+                .unwrap()
+        })
+        .collect();
     assert_eq!(picks.len(), 3);
 }

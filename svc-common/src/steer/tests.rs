@@ -9,7 +9,11 @@ use crate::testing::{Endpoint, cluster, cluster_ip, external_ip, node, pod, remo
 
 /// A ClusterIP, a NodePort and a LoadBalancer address, all with the same endpoints: one on this node, two elsewhere.
 fn world<F: Family>() -> Memory<F> {
-    let endpoints = [(pod::<F>(2), 8_080), (remote_pod::<F>(1), 8_080), (remote_pod::<F>(2), 8_080)];
+    let endpoints = [
+        (pod::<F>(2), 8_080),
+        (remote_pod::<F>(1), 8_080),
+        (remote_pod::<F>(2), 8_080),
+    ];
     serving(&endpoints)
 }
 
@@ -20,7 +24,11 @@ fn serving<F: Family>(endpoints: &[Endpoint]) -> Memory<F> {
 }
 
 fn frontends<F: Family>() -> [Endpoint; 3] {
-    [(cluster_ip::<F>(1), 80), (node::<F>(), 30_080), (external_ip::<F>(1), 80)]
+    [
+        (cluster_ip::<F>(1), 80),
+        (node::<F>(), 30_080),
+        (external_ip::<F>(1), 80),
+    ]
 }
 
 fn endpoints_become<F: Family>(tables: &mut Memory<F>, endpoints: &[Endpoint]) {
@@ -28,7 +36,14 @@ fn endpoints_become<F: Family>(tables: &mut Memory<F>, endpoints: &[Endpoint]) {
         for frontend in frontends::<F>() {
             serve(tables, frontend, proto, Scope::Internal, 0, endpoints);
             if frontend.0 != cluster_ip::<F>(1) {
-                serve(tables, frontend, proto, Scope::External, frontend_flags::MAGLEV, endpoints);
+                serve(
+                    tables,
+                    frontend,
+                    proto,
+                    Scope::External,
+                    frontend_flags::MAGLEV,
+                    endpoints,
+                );
             }
         }
     }

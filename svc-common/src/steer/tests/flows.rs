@@ -10,7 +10,8 @@ use crate::table::{Scope, TCP, UDP};
 use crate::testing::Hook::{FromOutside, FromPod, ToPod};
 use crate::testing::frames::{Frame, tcp, udp};
 use crate::testing::{
-    Endpoint, SNAT_MAX, SNAT_MIN, addr, both_families, cluster_ip, external_ip, meet, outside, pod, remote_pod, serve,
+    Endpoint, SNAT_MAX, SNAT_MIN, addr, both_families, cluster_ip, external_ip, meet, outside, pod,
+    remote_pod, serve,
 };
 
 both_families!(
@@ -28,35 +29,63 @@ both_families!(
 );
 
 fn a_flow_keeps_its_backend_when_the_set_changes<F: Family>() {
-    for packet in [tcp(pod::<F>(1), cluster_ip::<F>(1)).syn(), udp(pod::<F>(1), cluster_ip::<F>(1))] {
+    for packet in [
+        tcp(pod::<F>(1), cluster_ip::<F>(1)).syn(),
+        udp(pod::<F>(1), cluster_ip::<F>(1)),
+    ] {
         let mut tables = world::<F>();
         let first = meet(FromPod, &packet.build(), &tables).sent();
         endpoints_become(&mut tables, &[(remote_pod::<F>(7), 9_090)]);
         for _ in 0..5 {
-            assert_eq!(meet(FromPod, &packet.clone().flags(16).build(), &tables).sent(), first);
+            assert_eq!(
+                meet(FromPod, &packet.clone().flags(16).build(), &tables).sent(),
+                first
+            );
         }
         let other = packet.sport(40_001).build();
-        assert_eq!(meet(FromPod, &other, &tables).sent().dst, (remote_pod::<F>(7), 9_090));
+        assert_eq!(
+            meet(FromPod, &other, &tables).sent().dst,
+            (remote_pod::<F>(7), 9_090)
+        );
     }
 }
 
 fn forget<F: Family>(tables: &crate::memory::Memory<F>, src: Endpoint) {
-    tables.flows.borrow_mut().retain(|key, _| (key.src, key.sport) != (addr::<F>(src.0), Port::new(src.1)));
+    tables
+        .flows
+        .borrow_mut()
+        .retain(|key, _| (key.src, key.sport) != (addr::<F>(src.0), Port::new(src.1)));
 }
 
 fn either_half_brings_the_other_back<F: Family>() {
-    for packet in [tcp(pod::<F>(1), cluster_ip::<F>(1)), udp(pod::<F>(1), cluster_ip::<F>(1))] {
+    for packet in [
+        tcp(pod::<F>(1), cluster_ip::<F>(1)),
+        udp(pod::<F>(1), cluster_ip::<F>(1)),
+    ] {
         let tables = world::<F>();
         let there = meet(FromPod, &packet.build(), &tables).sent();
-        let answer = packet.clone().from(there.dst.0, there.dst.1).to(there.src.0, there.src.1);
+        let answer = packet
+            .clone()
+            .from(there.dst.0, there.dst.1)
+            .to(there.src.0, there.src.1);
         for second in 1..10 {
             tables.now.set(1_000 + second);
-            forget(&tables, if second % 2 == 0 { there.dst } else { (pod::<F>(1), 40_000) });
+            forget(
+                &tables,
+                if second % 2 == 0 {
+                    there.dst
+                } else {
+                    (pod::<F>(1), 40_000)
+                },
+            );
             assert_eq!(tables.flows.borrow().len(), 1);
             if second % 2 == 0 {
                 assert_eq!(meet(FromPod, &packet.build(), &tables).sent(), there);
             } else {
-                assert_eq!(meet(ToPod, &answer.build(), &tables).sent().src, (cluster_ip::<F>(1), 80));
+                assert_eq!(
+                    meet(ToPod, &answer.build(), &tables).sent().src,
+                    (cluster_ip::<F>(1), 80)
+                );
             }
             assert_eq!(tables.flows.borrow().len(), 2, "at second {second}");
         }
@@ -78,8 +107,18 @@ fn a_lost_flow_from_outside_finds_its_backend_again<F: Family>() {
 /// A TCP flow to `first` that is closing, after which only `second` is served.
 fn closing<F: Family>(last: &Frame, from_client: bool) -> crate::memory::Memory<F> {
     let mut tables = serving::<F>(&[(remote_pod::<F>(1), 8_080)]);
-    meet(FromPod, &tcp(pod::<F>(1), cluster_ip::<F>(1)).syn().build(), &tables).sent();
-    meet(if from_client { FromPod } else { ToPod }, &last.build(), &tables).sent();
+    meet(
+        FromPod,
+        &tcp(pod::<F>(1), cluster_ip::<F>(1)).syn().build(),
+        &tables,
+    )
+    .sent();
+    meet(
+        if from_client { FromPod } else { ToPod },
+        &last.build(),
+        &tables,
+    )
+    .sent();
     endpoints_become(&mut tables, &[(remote_pod::<F>(2), 8_080)]);
     tables
 }
@@ -88,7 +127,12 @@ fn a_syn_on_a_closing_flow_starts_anew<F: Family>() {
     let client = tcp(pod::<F>(1), cluster_ip::<F>(1));
     for last in [client.clone().fin(), client.clone().rst()] {
         let tables = closing::<F>(&last, true);
-        assert_eq!(meet(FromPod, &client.clone().syn().build(), &tables).sent().dst, (remote_pod::<F>(2), 8_080));
+        assert_eq!(
+            meet(FromPod, &client.clone().syn().build(), &tables)
+                .sent()
+                .dst,
+            (remote_pod::<F>(2), 8_080)
+        );
         // And the new flow is no longer closing.
         let again = meet(FromPod, &client.clone().syn().build(), &tables).sent();
         assert_eq!(again.dst, (remote_pod::<F>(2), 8_080));
@@ -96,18 +140,26 @@ fn a_syn_on_a_closing_flow_starts_anew<F: Family>() {
 }
 
 fn closing_is_learnt_from_either_side<F: Family>() {
-    let backend = tcp(remote_pod::<F>(1), pod::<F>(1)).from(remote_pod::<F>(1), 8_080).to(pod::<F>(1), 40_000);
+    let backend = tcp(remote_pod::<F>(1), pod::<F>(1))
+        .from(remote_pod::<F>(1), 8_080)
+        .to(pod::<F>(1), 40_000);
     for last in [backend.clone().fin(), backend.clone().rst()] {
         let tables = closing::<F>(&last, false);
         let syn = tcp(pod::<F>(1), cluster_ip::<F>(1)).syn().build();
-        assert_eq!(meet(FromPod, &syn, &tables).sent().dst, (remote_pod::<F>(2), 8_080));
+        assert_eq!(
+            meet(FromPod, &syn, &tables).sent().dst,
+            (remote_pod::<F>(2), 8_080)
+        );
     }
 }
 
 fn other_packets_of_a_closing_flow_still_follow_it<F: Family>() {
     let client = tcp(pod::<F>(1), cluster_ip::<F>(1));
     let tables = closing::<F>(&client.clone().fin(), true);
-    assert_eq!(meet(FromPod, &client.build(), &tables).sent().dst, (remote_pod::<F>(1), 8_080));
+    assert_eq!(
+        meet(FromPod, &client.build(), &tables).sent().dst,
+        (remote_pod::<F>(1), 8_080)
+    );
 }
 
 fn a_late_packet_of_an_old_flow_does_not_close_the_new_one<F: Family>() {
@@ -117,11 +169,17 @@ fn a_late_packet_of_an_old_flow_does_not_close_the_new_one<F: Family>() {
     assert_eq!(new.dst, (remote_pod::<F>(2), 8_080));
     // The old backend's last words come a second later.
     tables.now.set(1_001);
-    let late = tcp(remote_pod::<F>(1), pod::<F>(1)).from(remote_pod::<F>(1), 8_080).to(pod::<F>(1), 40_000).fin();
+    let late = tcp(remote_pod::<F>(1), pod::<F>(1))
+        .from(remote_pod::<F>(1), 8_080)
+        .to(pod::<F>(1), 40_000)
+        .fin();
     meet(ToPod, &late.build(), &tables);
     endpoints_become(&mut tables, &[(remote_pod::<F>(3), 8_080)]);
     let retransmitted = meet(FromPod, &client.syn().build(), &tables).sent();
-    assert_eq!(retransmitted.dst, new.dst, "the new flow is as open as before");
+    assert_eq!(
+        retransmitted.dst, new.dst,
+        "the new flow is as open as before"
+    );
 }
 
 fn an_idle_udp_flow_starts_anew<F: Family>() {
@@ -130,41 +188,82 @@ fn an_idle_udp_flow_starts_anew<F: Family>() {
     meet(FromPod, &query, &tables).sent();
     endpoints_become(&mut tables, &[(remote_pod::<F>(2), 53)]);
     tables.now.set(1_000 + UDP_IDLE_SECONDS);
-    assert_eq!(meet(FromPod, &query, &tables).sent().dst, (remote_pod::<F>(1), 53));
+    assert_eq!(
+        meet(FromPod, &query, &tables).sent().dst,
+        (remote_pod::<F>(1), 53)
+    );
     tables.now.set(1_000 + 2 * UDP_IDLE_SECONDS + 1);
-    assert_eq!(meet(FromPod, &query, &tables).sent().dst, (remote_pod::<F>(2), 53));
+    assert_eq!(
+        meet(FromPod, &query, &tables).sent().dst,
+        (remote_pod::<F>(2), 53)
+    );
 }
 
 fn one_client_port_reaches_one_backend_through_two_frontends<F: Family>() {
     let tables = serving::<F>(&[(remote_pod::<F>(1), 8_080)]);
     for frontend in [cluster_ip::<F>(1), external_ip::<F>(1)] {
         let out = meet(FromPod, &tcp(pod::<F>(1), frontend).syn().build(), &tables).sent();
-        assert_eq!((out.src.0, out.dst), (pod::<F>(1), (remote_pod::<F>(1), 8_080)));
-        let answer = tcp(out.dst.0, out.src.0).from(out.dst.0, out.dst.1).to(out.src.0, out.src.1);
+        assert_eq!(
+            (out.src.0, out.dst),
+            (pod::<F>(1), (remote_pod::<F>(1), 8_080))
+        );
+        let answer = tcp(out.dst.0, out.src.0)
+            .from(out.dst.0, out.dst.1)
+            .to(out.src.0, out.src.1);
         let answer = meet(ToPod, &answer.build(), &tables).sent();
-        assert_eq!((answer.src, answer.dst), ((frontend, 80), (pod::<F>(1), 40_000)));
+        assert_eq!(
+            (answer.src, answer.dst),
+            ((frontend, 80), (pod::<F>(1), 40_000))
+        );
     }
 }
 
 fn masqueraded_flows_never_share_a_port<F: Family>() {
     let mut tables = serving::<F>(&[(remote_pod::<F>(1), 8_080)]);
-    serve(&mut tables, (external_ip::<F>(1), 80), UDP, Scope::External, 0, &[(remote_pod::<F>(1), 8_080)]);
+    serve(
+        &mut tables,
+        (external_ip::<F>(1), 80),
+        UDP,
+        Scope::External,
+        0,
+        &[(remote_pod::<F>(1), 8_080)],
+    );
     let (mut ports, mut dropped) = (BTreeSet::new(), 0);
     for host in 1..60 {
-        let out = meet(FromOutside, &tcp(outside::<F>(host), external_ip::<F>(1)).syn().build(), &tables);
+        let out = meet(
+            FromOutside,
+            &tcp(outside::<F>(host), external_ip::<F>(1)).syn().build(),
+            &tables,
+        );
         match out.result {
-            Ok(_) => assert!(ports.insert(out.sent().src.1), "two flows at {}", out.sent().src.1),
+            Ok(_) => assert!(
+                ports.insert(out.sent().src.1),
+                "two flows at {}",
+                out.sent().src.1
+            ),
             Err(_) => {
                 assert_eq!(out.because(), Reason::SnatPortsExhausted);
                 dropped += 1;
             }
         }
     }
-    assert!(ports.iter().all(|port| (SNAT_MIN..=SNAT_MAX).contains(port)));
+    assert!(
+        ports
+            .iter()
+            .all(|port| (SNAT_MIN..=SNAT_MAX).contains(port))
+    );
     assert_eq!(ports.len() + dropped, 59);
     assert!(ports.len() >= 14, "only {} of 16 ports found", ports.len());
     // Another protocol is another matter.
-    assert!(meet(FromOutside, &udp(outside::<F>(1), external_ip::<F>(1)).build(), &tables).result.is_ok());
+    assert!(
+        meet(
+            FromOutside,
+            &udp(outside::<F>(1), external_ip::<F>(1)).build(),
+            &tables
+        )
+        .result
+        .is_ok()
+    );
 }
 
 fn a_closed_flow_gives_its_port_up<F: Family>() {
@@ -175,5 +274,11 @@ fn a_closed_flow_gives_its_port_up<F: Family>() {
         assert!(out.result.is_ok(), "client {host}: {:?}", out.result);
         meet(FromOutside, &packet.fin().build(), &tables).sent();
     }
-    assert!(tables.flows.borrow().keys().all(|key| key.proto == u16::from(TCP)));
+    assert!(
+        tables
+            .flows
+            .borrow()
+            .keys()
+            .all(|key| key.proto == u16::from(TCP))
+    );
 }

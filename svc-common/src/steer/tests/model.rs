@@ -10,14 +10,23 @@ use crate::family::{Family, V4, V6};
 use crate::reason::Reason;
 use crate::testing::Hook::{self, FromOutside, FromPod, ToOutside, ToPod};
 use crate::testing::frames::{Frame, tcp, udp};
-use crate::testing::{Endpoint, SNAT_MAX, SNAT_MIN, cluster_ip, meet, node, outside, pod, remote_pod};
+use crate::testing::{
+    Endpoint, SNAT_MAX, SNAT_MIN, cluster_ip, meet, node, outside, pod, remote_pod,
+};
 
 #[derive(Clone, Debug)]
 enum Event {
     /// A packet of this client's to this frontend.
-    Request { client: usize, frontend: usize, tcp: bool, syn: bool },
+    Request {
+        client: usize,
+        frontend: usize,
+        tcp: bool,
+        syn: bool,
+    },
     /// An answer of the newest connection's backend.
-    Answer { connection: usize },
+    Answer {
+        connection: usize,
+    },
     /// The set of endpoints changes.
     Endpoints(Vec<usize>),
     /// The LRU drops one entry. Never one that was used within the second.
@@ -59,7 +68,13 @@ fn clients<F: Family>() -> [Endpoint; 6] {
 }
 
 fn endpoints<F: Family>(which: &[usize]) -> Vec<Endpoint> {
-    let all = [pod::<F>(1), pod::<F>(3), remote_pod::<F>(1), remote_pod::<F>(2), remote_pod::<F>(3)];
+    let all = [
+        pod::<F>(1),
+        pod::<F>(3),
+        remote_pod::<F>(1),
+        remote_pod::<F>(2),
+        remote_pod::<F>(3),
+    ];
     which.iter().map(|i| (all[*i], 8_080)).collect()
 }
 
@@ -97,15 +112,34 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
                 }
                 let key = *flows.keys().nth(n % flows.len()).expect("in range");
                 flows.remove(&key);
-                connections.values_mut().for_each(|connection| connection.damaged = true);
+                connections
+                    .values_mut()
+                    .for_each(|connection| connection.damaged = true);
             }
-            Event::Request { client, frontend, tcp: is_tcp, syn } => {
+            Event::Request {
+                client,
+                frontend,
+                tcp: is_tcp,
+                syn,
+            } => {
                 let (from, to) = (clients::<F>()[client], frontends::<F>()[frontend]);
                 let from_pod = client < 3;
-                let base = if is_tcp { tcp(from.0, to.0) } else { udp(from.0, to.0) };
+                let base = if is_tcp {
+                    tcp(from.0, to.0)
+                } else {
+                    udp(from.0, to.0)
+                };
                 let request = base.sport(from.1).port(to.1);
-                let frame = if syn { request.clone().syn() } else { request.clone() };
-                let out = meet(if from_pod { FromPod } else { FromOutside }, &frame.build(), &tables);
+                let frame = if syn {
+                    request.clone().syn()
+                } else {
+                    request.clone()
+                };
+                let out = meet(
+                    if from_pod { FromPod } else { FromOutside },
+                    &frame.build(),
+                    &tables,
+                );
                 if !from_pod && to.0 == cluster_ip::<F>(1) {
                     assert_eq!(out.because(), Reason::ClusterIpFromOutside);
                     continue;
@@ -114,12 +148,20 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
                 let idle = !is_tcp;
                 if let Some(known) = connections.get(&id).filter(|known| !known.damaged && !idle) {
                     let sent = out.sent();
-                    assert_eq!((sent.src, sent.dst), (known.source, known.backend), "{id:?} changed its backend");
+                    assert_eq!(
+                        (sent.src, sent.dst),
+                        (known.source, known.backend),
+                        "{id:?} changed its backend"
+                    );
                     continue;
                 }
                 if out.result.is_err() {
                     let known = connections.contains_key(&id);
-                    assert!(served.is_empty() && out.because() == Reason::NoEndpoints || out.because() == Reason::SnatPortsExhausted || known);
+                    assert!(
+                        served.is_empty() && out.because() == Reason::NoEndpoints
+                            || out.because() == Reason::SnatPortsExhausted
+                            || known
+                    );
                     connections.remove(&id);
                     continue;
                 }
@@ -132,8 +174,13 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
                     Source::Node => assert_eq!(sent.src.0, node::<F>()),
                 }
                 assert!(sent.src.1 == from.1 || (SNAT_MIN..=SNAT_MAX).contains(&sent.src.1));
-                let connection =
-                    Connection { request, from_pod, backend: sent.dst, source: sent.src, damaged: false };
+                let connection = Connection {
+                    request,
+                    from_pod,
+                    backend: sent.dst,
+                    source: sent.src,
+                    damaged: false,
+                };
                 connections.insert(id, connection);
                 no_two_share_what_the_backend_sees(&connections);
             }
@@ -141,16 +188,25 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
                 if connections.is_empty() {
                     continue;
                 }
-                let connection = connections.values().nth(connection % connections.len()).expect("in range");
+                let connection = connections
+                    .values()
+                    .nth(connection % connections.len())
+                    .expect("in range");
                 // Where the backend is elsewhere, or the source is the node's, answers come in to us.
                 let hook = answer_hook::<F>(connection);
-                let answer =
-                    connection.request.clone().from(connection.backend.0, 8_080).to(connection.source.0, connection.source.1);
+                let answer = connection
+                    .request
+                    .clone()
+                    .from(connection.backend.0, 8_080)
+                    .to(connection.source.0, connection.source.1);
                 let out = meet(hook, &answer.build(), &tables);
                 if !connection.damaged {
                     let seen = out.sent();
                     let request = &connection.request;
-                    assert_eq!((seen.src, seen.dst), ((request.dst, request.dport), (request.src, request.sport)));
+                    assert_eq!(
+                        (seen.src, seen.dst),
+                        ((request.dst, request.dport), (request.src, request.sport))
+                    );
                 }
             }
         }
@@ -158,7 +214,11 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
 }
 
 fn answer_hook<F: Family>(connection: &Connection) -> Hook {
-    let local = expected_source::<F>((connection.request.src, 0), connection.from_pod, connection.backend.0);
+    let local = expected_source::<F>(
+        (connection.request.src, 0),
+        connection.from_pod,
+        connection.backend.0,
+    );
     match (connection.from_pod, local) {
         (true, Source::Node) => FromPod,
         (true, Source::Client) => ToPod,
@@ -176,7 +236,13 @@ fn no_two_share_what_the_backend_sees(connections: &BTreeMap<(usize, usize, bool
         let key = (*tcp, connection.backend, connection.source);
         if let Some(other) = seen.insert(key, (*client, *frontend)) {
             // A UDP flow that was silent for long may have lost its port to another.
-            assert!(!tcp, "{other:?} and {:?} both reach {:?} as {:?}", (client, frontend), key.1, key.2);
+            assert!(
+                !tcp,
+                "{other:?} and {:?} both reach {:?} as {:?}",
+                (client, frontend),
+                key.1,
+                key.2
+            );
         }
     }
 }
