@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use svc_common::family::{V4, V6};
+use svc_common::table::BOUNCE;
 use svc_common::wire::ETH_LEN;
 
 use crate::frames::{Frame, echo, icmp_error, tcp, udp};
@@ -278,6 +279,18 @@ fn what_is_not_ours_passes<F: Keyed>(pair: &mut Pair<F>, make: Make) {
             );
         }
     }
+}
+
+#[test]
+fn a_device_that_cannot_transmit_back_gets_a_redirect() {
+    within(|network| {
+        let mut pair = Pair::<V4>::new(network);
+        let request = tcp(at::<V4>(9, 1), at::<V4>(50, 1)).syn();
+        pair.expect(NodeXdp, &request, XDP_TX);
+        pair.kernel
+            .allow_redirect(network.nic.index | BOUNCE, network.nic.index);
+        assert_eq!(pair.kernel.run(NodeXdp, &request.build()).0, XDP_REDIRECT);
+    });
 }
 
 /// Frames that are wrong in a way that has a name.

@@ -53,15 +53,17 @@ impl Kernel {
             xdp.attach_to_if_index(device.index, XdpMode::Driver)
                 .expect("veth has native XDP");
         }
-        let mut reachable =
-            DevMapHash::try_from(kernel.ebpf.map_mut("XDP_DEVICES").expect("in the object"))
-                .expect("typed");
         for device in [network.nic, network.second_nic] {
-            reachable
-                .insert(device.index, device.index, None, 0)
-                .expect("room");
+            kernel.allow_redirect(device.index, device.index);
         }
         kernel
+    }
+
+    /// Lets XDP redirect to a device.
+    pub(crate) fn allow_redirect(&mut self, key: u32, ifindex: u32) {
+        let map = self.ebpf.map_mut("XDP_DEVICES").expect("in the object");
+        let mut reachable = DevMapHash::try_from(map).expect("typed");
+        reachable.insert(key, ifindex, None, 0).expect("room");
     }
 
     fn map<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {

@@ -30,6 +30,7 @@ both_families!(
     a_frame_cut_anywhere_is_never_read_past_its_end,
     other_icmp_is_nobodys,
     a_lying_quote_is_truncated,
+    an_error_about_a_later_fragment_is_nobodys,
 );
 
 fn an_icmp_error_belongs_to_the_answers_of_the_flow_it_is_about<F: Family>() {
@@ -85,6 +86,17 @@ fn a_lying_quote_is_truncated<F: Family>() {
         frame[quoted + 42..quoted + 44].fill(0);
     }
     assert_eq!(parse::<F>(&frame), Err(Reason::Truncated.into()));
+}
+
+/// What stands where its ports would be is payload.
+fn an_error_about_a_later_fragment_is_nobodys<F: Family>() {
+    let quoted = udp(pod::<F>(1), remote_pod::<F>(2)).payload(&[7; 40]);
+    let error = |quoted| icmp_error(outside::<F>(1), pod::<F>(1), &quoted).build();
+    assert!(parse::<F>(&error(quoted.clone().fragment(1, 0, true))).is_ok());
+    assert_eq!(
+        parse::<F>(&error(quoted.fragment(1, 2, true))),
+        Err(Aside::NotOurs)
+    );
 }
 
 #[test]
