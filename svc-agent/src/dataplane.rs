@@ -49,14 +49,12 @@ impl Dataplane {
     pub fn open(root: &Path) -> Result<Self, Error> {
         let folder = root.join(VERSION);
         let (maps, links) = (folder.join("maps"), folder.join("links"));
+        mount_bpffs(root)?;
         for path in [&maps, &links] {
             fs::create_dir_all(path).map_err(|cause| match cause.kind() {
                 std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound => Error::NotBpffs(root.into()),
                 _ => Error::Pin { what: "create", path: path.clone(), cause },
             })?;
-        }
-        if !is_bpffs(&maps) {
-            return Err(Error::NotBpffs(root.into()));
         }
         check_layout(&maps)?;
         let mut loader = EbpfLoader::new();
@@ -199,6 +197,22 @@ fn remove_dir(path: &Path) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Makes sure that `root` will be on a bpf file system: mounts the usual one where the kernel's folder for it is empty.
+fn mount_bpffs(root: &Path) -> Result<(), Error> {
+    const USUAL: &str = "/sys/fs/bpf";
+    let existing = || root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if is_bpffs(existing()) {
+        return Ok(());
+    }
+    if root.starts_with(USUAL) {
+        let none = nix::mount::MsFlags::empty();
+        if let Err(error) = nix::mount::mount(Some("bpf"), USUAL, Some("bpf"), none, None::<&str>) {
+            tracing::warn!("cannot mount {USUAL}: {error}");
+        }
+    }
+    if is_bpffs(existing()) { Ok(()) } else { Err(Error::NotBpffs(root.into())) }
 }
 
 /// Whether a folder is on a bpf file system.

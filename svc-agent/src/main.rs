@@ -1,5 +1,6 @@
 //! `svc-agent`: arguments → verb → exit code.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use svc_agent::config::{self, Verb};
@@ -23,10 +24,19 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("svc-agent: {error:#}");
+            eprintln!("svc-agent: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, each said once.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match line.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => line,
+        _ => format!("{line}: {cause}"),
+    })
 }
 
 fn log(verbosity: u8) {
@@ -36,7 +46,13 @@ fn log(verbosity: u8) {
         _ => "debug,svc_agent=trace",
     };
     let filter = tracing_subscriber::EnvFilter::new(level);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .with_target(false)
+        .init();
 }
 
 fn serve(options: &config::Run) -> anyhow::Result<()> {

@@ -34,11 +34,13 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: &Run) -> Result<()> {
-    let mut agent = Agent::start(options).await?;
     let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
+    let node_name = options.node_name().context("reading the host's name; give --hostname-override")?;
     let (events, mut inbox) = mpsc::channel(source::QUEUE);
-    let mut source = start_source(options, agent.reconciler.cluster.node_name().to_owned(), events).await?;
+    // Before anything is loaded: without a source there is nothing to serve.
+    let mut source = start_source(options, node_name.clone(), events).await?;
+    let mut agent = Agent::start(options, node_name).await?;
     loop {
         let due = agent.due();
         tokio::select! {
@@ -81,6 +83,7 @@ type Source = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 async fn start_source(options: &Run, node_name: String, events: mpsc::Sender<Event>) -> Result<Source> {
     if let Some(dir) = options.manifests.clone() {
+        std::fs::read_dir(&dir).with_context(|| format!("--manifests {} cannot be read", dir.display()))?;
         tracing::info!("serving the Services of {}", dir.display());
         return Ok(Box::pin(async move { Ok(source::manifests::run(&dir, events).await?) }));
     }
@@ -109,8 +112,7 @@ struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
-    async fn start(options: &'a Run) -> Result<Self> {
-        let node_name = options.node_name().context("reading the host's name; give --hostname-override")?;
+    async fn start(options: &'a Run, node_name: String) -> Result<Self> {
         let health = Arc::new(Health::default());
         serve(options, &health).await?;
         let netlink = Watch::open()?;
