@@ -19,7 +19,7 @@ use svc_common::reason::Reason;
 use svc_common::table::{BOUNCE, NodeConfig};
 
 pub use error::Error;
-pub use links::{Hook, SOCKET_HOOKS, XdpMode};
+pub use links::{Hook, SOCKET_HOOKS, XdpMode, load_program};
 
 use crate::inspect::{Flows, Snapshot};
 use crate::plan::{Capacities, Changes};

@@ -5,7 +5,7 @@ use crate::family::{Addr, Family, Port};
 use crate::packet::Packet;
 use crate::parse::Segment;
 use crate::reason::Reason;
-use crate::table::{TCP, UDP};
+use crate::table::{SCTP, TCP, UDP};
 use crate::wire::{self, icmp, tcp, udp};
 
 /// The addresses and ports that a packet of a flow shall have.
@@ -61,7 +61,7 @@ fn fix_transport<F: Family>(edit: &mut impl Edit, segment: &Segment<F>, to: &Rew
     let field = match proto {
         TCP => tcp::CHECKSUM,
         UDP => udp::CHECKSUM,
-        // SCTP's checksum covers no pseudo-header; its ports stay.
+        // SCTP's checksum covers no pseudo-header.
         _ => return Some(()),
     };
     let addresses = Delta::default().words(&from.src, &to.src).words(&from.dst, &to.dst);
@@ -72,7 +72,8 @@ fn fix_transport<F: Family>(edit: &mut impl Edit, segment: &Segment<F>, to: &Rew
 #[inline(never)]
 fn write_tuple<F: Family>(packet: &Packet, l3: usize, segment: &Segment<F>, to: &Rewrite<F>) -> Option<()> {
     let from = &segment.key;
-    if segment.has_ports() {
+    // An SCTP packet with other ports would need another CRC32c over all of it.
+    if segment.has_ports() && from.proto != SCTP as u16 {
         packet.set(segment.l4(), [to.sport.0, to.dport.0])?;
     }
     packet.set(l3 + F::SRC, to.src)?;

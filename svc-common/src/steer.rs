@@ -86,6 +86,8 @@ pub fn ingress<F: Family>(
         // The node's own unreadable packets are for its stack to judge.
         return Err(if address & address_flags::NODE != 0 { Aside::NotOurs } else { aside });
     }
+    // Also where the port turns out to be somebody else's (C8): the later fragments must pass like the first.
+    parse::remember_fragment(&work.segment, tables);
     if flow::follow(&work.segment, tables, &mut work.decision) {
         return Ok(());
     }

@@ -209,12 +209,7 @@ pub(crate) fn load(loader: &mut EbpfLoader<'_>) -> Ebpf {
         .load(svc_agent::dataplane::OBJECT)
         .expect("the kernel layer loads eBPF programs: run it as root");
     for (name, program) in ebpf.programs_mut() {
-        let loaded = match program {
-            aya::programs::Program::SchedClassifier(program) => program.load(),
-            aya::programs::Program::Xdp(program) => program.load(),
-            aya::programs::Program::CgroupSockAddr(program) => program.load(),
-            other => panic!("{name} is a {:?}", other.prog_type()),
-        };
+        let loaded = svc_agent::dataplane::load_program(program);
         loaded.unwrap_or_else(|error| panic!("the kernel refuses {name}: {error:?}"));
     }
     ebpf

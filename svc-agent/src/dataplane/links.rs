@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle};
-use aya::programs::{Program, ProgramFd, SchedClassifier, TcAttachType, tc};
+use aya::programs::{Program, ProgramError, ProgramFd, SchedClassifier, TcAttachType, tc};
 
 use super::{Error, sys};
 
@@ -100,15 +100,26 @@ pub const SOCKET_HOOKS: [(&str, u32); 8] = [
 pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
     let devices = ["pod_ingress", "pod_egress", "node_ingress", "node_egress", "node_xdp"];
     for name in devices.into_iter().chain(SOCKET_HOOKS.map(|(name, _)| name)) {
-        let loaded = match ebpf.program_mut(name).ok_or(Error::Missing(name))? {
-            Program::SchedClassifier(program) => program.load(),
-            Program::Xdp(program) => program.load(),
-            Program::CgroupSockAddr(program) => program.load(),
-            _ => return Err(Error::Missing(name)),
-        };
+        let loaded = load_program(ebpf.program_mut(name).ok_or(Error::Missing(name))?);
         loaded.map_err(|cause| Error::Program { name, cause })?;
     }
     Ok(())
+}
+
+/// Loads one program of a kind that the object has. The verifier gives up with EAGAIN when a signal comes in.
+pub fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    const TRIES: usize = 10;
+    let mut load = || match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    let interrupted = |result: &Result<(), ProgramError>| match result {
+        Err(ProgramError::LoadError { io_error, .. }) => io_error.kind() == io::ErrorKind::WouldBlock,
+        _ => false,
+    };
+    (1..TRIES).map(|_| load()).find(|result| !interrupted(result)).unwrap_or_else(&mut load)
 }
 
 fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a ProgramFd, Error> {

@@ -162,7 +162,10 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
                             || out.because() == Reason::SnatPortsExhausted
                             || known
                     );
-                    connections.remove(&id);
+                    // One half may still be there and go on when a port becomes free.
+                    if out.because() != Reason::SnatPortsExhausted {
+                        connections.remove(&id);
+                    }
                     continue;
                 }
                 let sent = out.sent();
