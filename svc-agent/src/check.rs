@@ -24,12 +24,21 @@ pub fn must_be_root() -> Result<()> {
     if nix::unistd::Uid::effective().is_root() {
         return Ok(());
     }
-    bail!("loading eBPF programs needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN): run it with sudo")
+    bail!(
+        "loading eBPF programs needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN): run it with sudo"
+    )
 }
 
 /// Prints the findings; an error when one of them is bad.
 pub fn check(options: &Check) -> Result<()> {
-    let mut findings = vec![privileges(), kernel(), btf(), bpffs(&options.bpf_root), cgroup(options), forwarding()];
+    let mut findings = vec![
+        privileges(),
+        kernel(),
+        btf(),
+        bpffs(&options.bpf_root),
+        cgroup(options),
+        forwarding(),
+    ];
     findings.extend(devices(options));
     findings.extend(reverse_path_filter());
     findings.extend(other_proxy());
@@ -45,7 +54,10 @@ pub fn check(options: &Check) -> Result<()> {
         }
     }
     if bad > 0 {
-        bail!("this node cannot run svcplane yet: {bad} of {} checks failed", findings.len());
+        bail!(
+            "this node cannot run svcplane yet: {bad} of {} checks failed",
+            findings.len()
+        );
     }
     Ok(())
 }
@@ -60,13 +72,19 @@ fn privileges() -> Finding {
 fn kernel() -> Finding {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
-    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|n| n.parse::<u32>().ok());
     match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if (major, minor) >= (6, 6) => Good(format!("Linux {release} (tcx)")),
-        (Some(major), Some(minor)) if (major, minor) >= (6, 1) => {
-            Good(format!("Linux {release} (no tcx before 6.6: programs go through clsact)"))
+        (Some(major), Some(minor)) if (major, minor) >= (6, 6) => {
+            Good(format!("Linux {release} (tcx)"))
         }
-        _ => Bad(format!("Linux {release:?} is older than 6.1: upgrade the kernel")),
+        (Some(major), Some(minor)) if (major, minor) >= (6, 1) => Good(format!(
+            "Linux {release} (no tcx before 6.6: programs go through clsact)"
+        )),
+        _ => Bad(format!(
+            "Linux {release:?} is older than 6.1: upgrade the kernel"
+        )),
     }
 }
 
@@ -80,35 +98,55 @@ fn btf() -> Finding {
 
 /// The nearest existing folder above must be on a bpffs.
 fn bpffs(root: &Path) -> Finding {
-    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let existing = root
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
     if dataplane::is_bpffs(existing) {
         Good(format!("{} is on a bpf file system", root.display()))
     } else {
-        Bad(format!("{} is not on a bpf file system: mount -t bpf bpf /sys/fs/bpf, or give --bpf-root", root.display()))
+        Bad(format!(
+            "{} is not on a bpf file system: mount -t bpf bpf /sys/fs/bpf, or give --bpf-root",
+            root.display()
+        ))
     }
 }
 
 fn cgroup(options: &Check) -> Finding {
     let root: Result<PathBuf> = options.cgroup_root.clone().map_or_else(cgroup_root, Ok);
     match root {
-        Ok(root) if root.join("cgroup.procs").exists() => Good(format!("cgroup2 at {}", root.display())),
-        Ok(root) => Bad(format!("{} is not a cgroup: give --cgroup-root, or run with --socket-lb off", root.display())),
-        Err(error) => Bad(format!("{error:#}: mount -t cgroup2 none /sys/fs/cgroup, or run with --socket-lb off")),
+        Ok(root) if root.join("cgroup.procs").exists() => {
+            Good(format!("cgroup2 at {}", root.display()))
+        }
+        Ok(root) => Bad(format!(
+            "{} is not a cgroup: give --cgroup-root, or run with --socket-lb off",
+            root.display()
+        )),
+        Err(error) => Bad(format!(
+            "{error:#}: mount -t cgroup2 none /sys/fs/cgroup, or run with --socket-lb off"
+        )),
     }
 }
 
 fn forwarding() -> Finding {
     let on = |path| fs::read_to_string(path).is_ok_and(|value| value.trim() != "0");
-    match (on("/proc/sys/net/ipv4/ip_forward"), on("/proc/sys/net/ipv6/conf/all/forwarding")) {
+    match (
+        on("/proc/sys/net/ipv4/ip_forward"),
+        on("/proc/sys/net/ipv6/conf/all/forwarding"),
+    ) {
         (true, true) => Good("IPv4 and IPv6 are forwarded".into()),
-        (true, false) => Warning("IPv6 is not forwarded: sysctl -w net.ipv6.conf.all.forwarding=1 to serve it".into()),
+        (true, false) => Warning(
+            "IPv6 is not forwarded: sysctl -w net.ipv6.conf.all.forwarding=1 to serve it".into(),
+        ),
         (false, _) => Bad("IPv4 is not forwarded: sysctl -w net.ipv4.ip_forward=1".into()),
     }
 }
 
 /// Runs one netlink request outside of the agent.
 fn read_devices() -> Result<Devices> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async { Ok(Watch::open()?.devices().await?) })
 }
 
@@ -117,15 +155,27 @@ fn devices(options: &Check) -> Vec<Finding> {
         Ok(devices) => devices,
         Err(error) => return vec![Bad(format!("{error:#}"))],
     };
-    let selection = Selection { devices: options.devices.clone(), pod_devices: Vec::new() };
+    let selection = Selection {
+        devices: options.devices.clone(),
+        pod_devices: Vec::new(),
+    };
     let node = default_addresses(&devices);
-    let outside: Vec<&str> =
-        devices.values().filter(|d| selection.is_outside(d, &node)).map(|d| d.name.as_str()).collect();
-    let pods = devices.values().filter(|d| selection.is_pod(d, &node)).count();
+    let outside: Vec<&str> = devices
+        .values()
+        .filter(|d| selection.is_outside(d, &node))
+        .map(|d| d.name.as_str())
+        .collect();
+    let pods = devices
+        .values()
+        .filter(|d| selection.is_pod(d, &node))
+        .count();
     let mut findings = vec![if outside.is_empty() {
         Bad("no device leads outside: no default route; give --devices".into())
     } else {
-        Good(format!("outside devices: {}; pod devices: {pods}", outside.join(", ")))
+        Good(format!(
+            "outside devices: {}; pod devices: {pods}",
+            outside.join(", ")
+        ))
     }];
     let layer3: Vec<&str> = devices
         .values()
@@ -133,7 +183,10 @@ fn devices(options: &Check) -> Vec<Finding> {
         .map(|d| d.name.as_str())
         .collect();
     if !layer3.is_empty() {
-        findings.push(Warning(format!("devices without Ethernet headers are not served yet: {}", layer3.join(", "))));
+        findings.push(Warning(format!(
+            "devices without Ethernet headers are not served yet: {}",
+            layer3.join(", ")
+        )));
     }
     findings
 }
@@ -141,7 +194,8 @@ fn devices(options: &Check) -> Vec<Finding> {
 /// Strict mode (1) drops answers that come from a pod's device with a Service's address.
 fn reverse_path_filter() -> Vec<Finding> {
     let strict = |name: &str| {
-        fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")).is_ok_and(|value| value.trim() == "1")
+        fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"))
+            .is_ok_and(|value| value.trim() == "1")
     };
     if !strict("all") {
         return Vec::new();
@@ -152,8 +206,14 @@ fn reverse_path_filter() -> Vec<Finding> {
 /// Rules of a kube-proxy that runs, or that was not cleaned up.
 fn other_proxy() -> Vec<Finding> {
     let ask = |program: &str, args: &[&str]| {
-        let output = std::process::Command::new(program).args(args).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        let output = std::process::Command::new(program)
+            .args(args)
+            .output()
+            .ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let mut findings = Vec::new();
     if ask("nft", &["list", "tables"]).is_some_and(|tables| tables.contains("kube-proxy")) {

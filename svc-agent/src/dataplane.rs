@@ -52,8 +52,14 @@ impl Dataplane {
         mount_bpffs(root)?;
         for path in [&maps, &links] {
             fs::create_dir_all(path).map_err(|cause| match cause.kind() {
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound => Error::NotBpffs(root.into()),
-                _ => Error::Pin { what: "create", path: path.clone(), cause },
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound => {
+                    Error::NotBpffs(root.into())
+                }
+                _ => Error::Pin {
+                    what: "create",
+                    path: path.clone(),
+                    cause,
+                },
             })?;
         }
         check_layout(&maps)?;
@@ -63,12 +69,23 @@ impl Dataplane {
         }
         let mut ebpf = loader.load(OBJECT)?;
         links::load_programs(&mut ebpf)?;
-        let xdp_devices = ebpf.take_map("XDP_DEVICES").ok_or(Error::Missing("XDP_DEVICES"))?;
-        let xdp_devices = DevMapHash::try_from(xdp_devices)
-            .map_err(|cause| Error::Map { what: "use", name: "XDP_DEVICES", cause })?;
+        let xdp_devices = ebpf
+            .take_map("XDP_DEVICES")
+            .ok_or(Error::Missing("XDP_DEVICES"))?;
+        let xdp_devices = DevMapHash::try_from(xdp_devices).map_err(|cause| Error::Map {
+            what: "use",
+            name: "XDP_DEVICES",
+            cause,
+        })?;
         let folder = maps;
         let maps = Maps::take(TakeFrom(&mut ebpf))?;
-        Ok(Self { folder, ebpf, maps, xdp_devices, links: links::Links::open(links)? })
+        Ok(Self {
+            folder,
+            ebpf,
+            maps,
+            xdp_devices,
+            links: links::Links::open(links)?,
+        })
     }
 
     pub fn read(&self) -> Result<Snapshot, Error> {
@@ -112,8 +129,14 @@ impl Dataplane {
     ) -> Vec<Error> {
         let refused = self.links.attach_devices(&mut self.ebpf, wanted);
         let with_xdp = self.links.devices_with_xdp();
-        let bounce = with_xdp.intersection(virtual_devices).map(|ifindex| (ifindex | BOUNCE, *ifindex));
-        let keys: BTreeMap<u32, u32> = with_xdp.iter().map(|ifindex| (*ifindex, *ifindex)).chain(bounce).collect();
+        let bounce = with_xdp
+            .intersection(virtual_devices)
+            .map(|ifindex| (ifindex | BOUNCE, *ifindex));
+        let keys: BTreeMap<u32, u32> = with_xdp
+            .iter()
+            .map(|ifindex| (*ifindex, *ifindex))
+            .chain(bounce)
+            .collect();
         let known: Vec<u32> = self.xdp_devices.keys().flatten().collect();
         for key in known.iter().filter(|key| !keys.contains_key(key)) {
             // A device that is gone has left the map already.
@@ -154,7 +177,9 @@ impl Pinned {
             return Err(Error::NotPinned(root.into()));
         }
         check_layout(&folder)?;
-        Ok(Self { maps: Maps::take(folder.as_path())? })
+        Ok(Self {
+            maps: Maps::take(folder.as_path())?,
+        })
     }
 
     pub fn read(&self) -> Result<Snapshot, Error> {
@@ -177,9 +202,16 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>, Error> {
         return Ok(removed);
     }
     // Links first: no program may meet a map that is half gone.
-    for folder in [root.join(VERSION).join("links"), root.join(VERSION).join("maps")] {
+    for folder in [
+        root.join(VERSION).join("links"),
+        root.join(VERSION).join("maps"),
+    ] {
         for path in links::entries(&folder)? {
-            fs::remove_file(&path).map_err(|cause| Error::Pin { what: "remove", path: path.clone(), cause })?;
+            fs::remove_file(&path).map_err(|cause| Error::Pin {
+                what: "remove",
+                path: path.clone(),
+                cause,
+            })?;
             removed.push(path);
         }
         remove_dir(&folder)?;
@@ -192,9 +224,11 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn remove_dir(path: &Path) -> Result<(), Error> {
     match fs::remove_dir(path) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::Pin { what: "remove", path: path.into(), cause })
-        }
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::Pin {
+            what: "remove",
+            path: path.into(),
+            cause,
+        }),
         _ => Ok(()),
     }
 }
@@ -202,7 +236,11 @@ fn remove_dir(path: &Path) -> Result<(), Error> {
 /// Makes sure that `root` will be on a bpf file system: mounts the usual one where the kernel's folder for it is empty.
 fn mount_bpffs(root: &Path) -> Result<(), Error> {
     const USUAL: &str = "/sys/fs/bpf";
-    let existing = || root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let existing = || {
+        root.ancestors()
+            .find(|path| path.exists())
+            .unwrap_or(Path::new("/"))
+    };
     if is_bpffs(existing()) {
         return Ok(());
     }
@@ -212,12 +250,17 @@ fn mount_bpffs(root: &Path) -> Result<(), Error> {
             tracing::warn!("cannot mount {USUAL}: {error}");
         }
     }
-    if is_bpffs(existing()) { Ok(()) } else { Err(Error::NotBpffs(root.into())) }
+    if is_bpffs(existing()) {
+        Ok(())
+    } else {
+        Err(Error::NotBpffs(root.into()))
+    }
 }
 
 /// Whether a folder is on a bpf file system.
 pub fn is_bpffs(path: &Path) -> bool {
-    nix::sys::statfs::statfs(path).is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
+    nix::sys::statfs::statfs(path)
+        .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }
 
 /// Refuses pinned maps whose keys or values are of other sizes than ours.
@@ -232,17 +275,29 @@ fn check_layout(folder: &Path) -> Result<(), Error> {
             return Err(Error::Missing(name));
         };
         let found = pinned_info(folder, name)?;
-        let (found, expected) = ((found.key_size(), found.value_size()), (map.key_size(), map.value_size()));
+        let (found, expected) = (
+            (found.key_size(), found.value_size()),
+            (map.key_size(), map.value_size()),
+        );
         if found != expected {
-            let sizes = |(key, value): (u32, u32)| format!("{key}-byte keys and {value}-byte values");
-            return Err(Error::Layout { path, found: sizes(found), expected: sizes(expected) });
+            let sizes =
+                |(key, value): (u32, u32)| format!("{key}-byte keys and {value}-byte values");
+            return Err(Error::Layout {
+                path,
+                found: sizes(found),
+                expected: sizes(expected),
+            });
         }
     }
     Ok(())
 }
 
 fn pinned_info(folder: &Path, name: &'static str) -> Result<MapInfo, Error> {
-    MapInfo::from_pin(folder.join(name)).map_err(|cause| Error::Map { what: "inspect pinned", name, cause })
+    MapInfo::from_pin(folder.join(name)).map_err(|cause| Error::Map {
+        what: "inspect pinned",
+        name,
+        cause,
+    })
 }
 
 /// The cookie of the network namespace that this process is in, as the socket hooks see it.

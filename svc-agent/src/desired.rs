@@ -67,7 +67,11 @@ pub struct ServicePortName {
 impl fmt::Display for ServicePortName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.service)?;
-        if self.port.is_empty() { Ok(()) } else { write!(f, ":{}", self.port) }
+        if self.port.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ":{}", self.port)
+        }
     }
 }
 

@@ -10,7 +10,10 @@ use crate::inspect::{self, Filter};
 pub fn get(options: &Get) -> Result<()> {
     let pinned = Pinned::open(&options.bpf_root)?;
     let snapshot = pinned.read()?;
-    let filter = Filter { namespace: options.namespace.as_deref(), name: options.name.as_deref() };
+    let filter = Filter {
+        namespace: options.namespace.as_deref(),
+        name: options.name.as_deref(),
+    };
     let text = match options.what {
         What::Services => inspect::services(&snapshot, filter, options.output),
         What::Backends => inspect::backends(&snapshot, filter, options.output),

@@ -32,11 +32,14 @@ fn main() -> ExitCode {
 
 /// The error and its causes, each said once.
 fn one_line(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match line.as_str() {
-        "" => cause,
-        said if said.contains(&cause) => line,
-        _ => format!("{line}: {cause}"),
-    })
+    error
+        .chain()
+        .map(ToString::to_string)
+        .fold(String::new(), |line, cause| match line.as_str() {
+            "" => cause,
+            said if said.contains(&cause) => line,
+            _ => format!("{line}: {cause}"),
+        })
 }
 
 fn log(verbosity: u8) {
@@ -57,12 +60,19 @@ fn log(verbosity: u8) {
 
 fn serve(options: &config::Run) -> anyhow::Result<()> {
     check::must_be_root()?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run::run(options))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(run::run(options))
 }
 
 fn cleanup(options: &config::Cleanup) -> anyhow::Result<()> {
     check::must_be_root()?;
     let removed = dataplane::cleanup(&options.bpf_root)?;
-    println!("removed {} pins from {}", removed.len(), options.bpf_root.display());
+    println!(
+        "removed {} pins from {}",
+        removed.len(),
+        options.bpf_root.display()
+    );
     Ok(())
 }

@@ -62,7 +62,10 @@ impl Selection {
             return false;
         }
         if !self.pod_devices.is_empty() {
-            return self.pod_devices.iter().any(|glob| glob.matches(&device.name));
+            return self
+                .pod_devices
+                .iter()
+                .any(|glob| glob.matches(&device.name));
         }
         POD_KINDS.contains(&device.kind.as_str()) && device.peer_elsewhere
     }
@@ -98,14 +101,21 @@ impl Selection {
 
 /// The addresses that a process of the node may have: packets to them may be answers to us.
 pub fn own_addresses(devices: &Devices) -> BTreeSet<IpAddr> {
-    devices.values().filter(|d| !d.loopback).flat_map(|d| d.addresses.iter().copied()).collect()
+    devices
+        .values()
+        .filter(|d| !d.loopback)
+        .flat_map(|d| d.addresses.iter().copied())
+        .collect()
 }
 
 /// The node's address of each family, where nothing better is known: that of the default route's device.
 pub fn default_addresses(devices: &Devices) -> Vec<IpAddr> {
     let of = |v6: bool| {
         let outside = devices.values().filter(|d| d.default_route);
-        outside.flat_map(|d| &d.addresses).find(|a| a.is_ipv6() == v6).copied()
+        outside
+            .flat_map(|d| &d.addresses)
+            .find(|a| a.is_ipv6() == v6)
+            .copied()
     };
     [of(false), of(true)].into_iter().flatten().collect()
 }
@@ -121,7 +131,11 @@ pub fn device_addresses(devices: &Devices, primary: &[IpAddr]) -> DeviceAddresse
         for (&ifindex, device) in devices.iter().filter(|(_, d)| !d.loopback) {
             let own = device.addresses.iter().find(|a| a.is_ipv6() == v6).copied();
             // A device that has the node's address leaves with that one, wherever it stands in its list.
-            let own = if device.addresses.iter().any(|a| Some(*a) == node) { node } else { own };
+            let own = if device.addresses.iter().any(|a| Some(*a) == node) {
+                node
+            } else {
+                own
+            };
             if let Some(addr) = own.or(node) {
                 table.insert((ifindex, v6), addr);
             }
@@ -135,7 +149,9 @@ pub fn device_addresses(devices: &Devices, primary: &[IpAddr]) -> DeviceAddresse
 pub fn snat_ports(local_port_range: &str) -> (u16, u16) {
     const UNPRIVILEGED: u16 = 1024;
     const NODE_PORTS: u16 = 30_000;
-    let mut numbers = local_port_range.split_whitespace().map_while(|n| n.parse::<u16>().ok());
+    let mut numbers = local_port_range
+        .split_whitespace()
+        .map_while(|n| n.parse::<u16>().ok());
     let (low, high) = match (numbers.next(), numbers.next()) {
         (Some(low), Some(high)) if low <= high => (low, high),
         _ => (32_768, 60_999),
@@ -143,7 +159,11 @@ pub fn snat_ports(local_port_range: &str) -> (u16, u16) {
     let below = (UNPRIVILEGED, low.min(NODE_PORTS).saturating_sub(1));
     let above = (high.saturating_add(1).max(32_768), u16::MAX);
     let size = |(from, to): (u16, u16)| to.saturating_sub(from);
-    if size(below) >= size(above) && size(below) > 0 { below } else { above }
+    if size(below) >= size(above) && size(below) > 0 {
+        below
+    } else {
+        above
+    }
 }
 
 #[cfg(test)]

@@ -64,7 +64,8 @@ impl Reconciler {
     }
 
     fn dirty_all(&mut self) {
-        self.dirty.extend(self.cluster.services().map(|(name, _)| name.clone()));
+        self.dirty
+            .extend(self.cluster.services().map(|(name, _)| name.clone()));
     }
 
     /// Plans all that is dirty. Nothing, before the first full sync (A11).
@@ -73,10 +74,16 @@ impl Reconciler {
         if !self.cluster.synced() {
             return round;
         }
-        round.changes.merge(self.planner.set_node_addresses(&self.node_addresses));
+        round
+            .changes
+            .merge(self.planner.set_node_addresses(&self.node_addresses));
         if !self.restored {
             self.restored = true;
-            let known = self.cluster.services().map(|(name, _)| name.clone()).collect();
+            let known = self
+                .cluster
+                .services()
+                .map(|(name, _)| name.clone())
+                .collect();
             round.changes.merge(self.planner.retain(&known));
             self.dirty_all();
         }
@@ -91,9 +98,13 @@ impl Reconciler {
     }
 
     fn plan(&mut self, name: ServiceName, round: &mut Round) {
-        let created = self.cluster.service(&name).and_then(|service| service.created.clone());
+        let created = self
+            .cluster
+            .service(&name)
+            .and_then(|service| service.created.clone());
         let (desired, mut refusals) = compile(&self.cluster, &name, &self.facts);
-        self.dirty.extend(self.claims.update(&name, created.as_deref(), &desired));
+        self.dirty
+            .extend(self.claims.update(&name, created.as_deref(), &desired));
         let (desired, lost) = self.claims.award(&name, desired);
         refusals.extend(lost);
         let exists = self.cluster.service(&name).is_some();

@@ -36,7 +36,9 @@ const RETRY: Duration = Duration::from_secs(1);
 pub async fn run(options: &Run) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
-    let node_name = options.node_name().context("reading the host's name; give --hostname-override")?;
+    let node_name = options
+        .node_name()
+        .context("reading the host's name; give --hostname-override")?;
     let (events, mut inbox) = mpsc::channel(source::QUEUE);
     // Before anything is loaded: without a source there is nothing to serve.
     let mut source = start_source(options, node_name.clone(), events).await?;
@@ -81,11 +83,18 @@ async fn sleep_until(when: Option<Instant>) {
 
 type Source = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
-async fn start_source(options: &Run, node_name: String, events: mpsc::Sender<Event>) -> Result<Source> {
+async fn start_source(
+    options: &Run,
+    node_name: String,
+    events: mpsc::Sender<Event>,
+) -> Result<Source> {
     if let Some(dir) = options.manifests.clone() {
-        std::fs::read_dir(&dir).with_context(|| format!("--manifests {} cannot be read", dir.display()))?;
+        std::fs::read_dir(&dir)
+            .with_context(|| format!("--manifests {} cannot be read", dir.display()))?;
         tracing::info!("serving the Services of {}", dir.display());
-        return Ok(Box::pin(async move { Ok(source::manifests::run(&dir, events).await?) }));
+        return Ok(Box::pin(async move {
+            Ok(source::manifests::run(&dir, events).await?)
+        }));
     }
     let client = source::kube::client(options.kubeconfig.as_deref()).await?;
     Ok(Box::pin(async move {
@@ -121,10 +130,16 @@ impl<'a> Agent<'a> {
         let planner = planner(&dataplane)?;
         dataplane.configure(&node_config(options)?)?;
         attach_sockets(options, &mut dataplane)?;
-        tracing::info!("node {node_name}: programs loaded, maps at {}", options.bpf_root.display());
+        tracing::info!(
+            "node {node_name}: programs loaded, maps at {}",
+            options.bpf_root.display()
+        );
         let mut agent = Self {
             options,
-            selection: Selection { devices: options.devices.clone(), pod_devices: options.pod_devices.clone() },
+            selection: Selection {
+                devices: options.devices.clone(),
+                pod_devices: options.pod_devices.clone(),
+            },
             dataplane,
             reconciler: Reconciler::new(Cluster::new(node_name), planner),
             refusals: Refusals::default(),
@@ -176,12 +191,22 @@ impl<'a> Agent<'a> {
     /// Puts the programs where the devices are now.
     fn attach(&mut self) {
         let node_ips = self.node_ips();
-        if let Err(error) = self.dataplane.set_devices(&node::device_addresses(&self.devices, &node_ips)) {
+        if let Err(error) = self
+            .dataplane
+            .set_devices(&node::device_addresses(&self.devices, &node_ips))
+        {
             tracing::error!("{error}");
             self.fail();
         }
-        let hooks = self.selection.hooks(&self.devices, &node_ips, self.options.xdp);
-        let virtual_devices = self.devices.iter().filter(|(_, d)| !d.kind.is_empty()).map(|(ifindex, _)| *ifindex).collect();
+        let hooks = self
+            .selection
+            .hooks(&self.devices, &node_ips, self.options.xdp);
+        let virtual_devices = self
+            .devices
+            .iter()
+            .filter(|(_, d)| !d.kind.is_empty())
+            .map(|(ifindex, _)| *ifindex)
+            .collect();
         for error in self.dataplane.attach_devices(&hooks, &virtual_devices) {
             tracing::warn!("{error}");
         }
@@ -209,7 +234,10 @@ impl<'a> Agent<'a> {
                 return self.fail();
             }
             tracing::debug!("wrote {entries} map entries in {:?}", start.elapsed());
-            self.leaving.push_back((Instant::now() + GRACE, self.reconciler.planner.close_generation()));
+            self.leaving.push_back((
+                Instant::now() + GRACE,
+                self.reconciler.planner.close_generation(),
+            ));
         }
         if self.reconciler.cluster.synced() && self.retry.is_none() {
             if !self.synced {
@@ -226,11 +254,16 @@ impl<'a> Agent<'a> {
         let own = node::own_addresses(&self.devices);
         let local: Vec<IpAddr> = own.iter().copied().collect();
         let node = self.reconciler.cluster.node();
-        self.health.node_doomed(node.is_some_and(|node| node.doomed));
+        self.health
+            .node_doomed(node.is_some_and(|node| node.doomed));
         let facts = Facts {
             node_name: self.reconciler.cluster.node_name().to_owned(),
             zone: node.and_then(|node| node.zone()).map(str::to_owned),
-            node_port_addresses: node_port_addresses(&self.options.nodeport_addresses, &node_ips, &local),
+            node_port_addresses: node_port_addresses(
+                &self.options.nodeport_addresses,
+                &node_ips,
+                &local,
+            ),
             external_cluster_ip: self.options.external_cluster_ip,
         };
         let all = own.into_iter().chain(node_ips).collect();
@@ -260,11 +293,17 @@ impl<'a> Agent<'a> {
 
 fn planner(dataplane: &Dataplane) -> Result<Planner> {
     let snapshot = dataplane.read()?;
-    Ok(Planner::from_actual(snapshot.v4, snapshot.v6, snapshot.services, dataplane.capacities()?))
+    Ok(Planner::from_actual(
+        snapshot.v4,
+        snapshot.v6,
+        snapshot.services,
+        dataplane.capacities()?,
+    ))
 }
 
 fn node_config(options: &Run) -> Result<NodeConfig> {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let range =
+        std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let (snat_min, snat_max) = node::snat_ports(&range);
     let mode = match options.socket_lb {
         SocketLb::Off => Mode::Off,
@@ -273,9 +312,14 @@ fn node_config(options: &Run) -> Result<NodeConfig> {
         SocketLb::HostOnly => Mode::HostOnly,
     };
     Ok(NodeConfig {
-        netns_cookie: dataplane::netns_cookie().context("asking for the network namespace's cookie (Linux 5.14)")?,
+        netns_cookie: dataplane::netns_cookie()
+            .context("asking for the network namespace's cookie (Linux 5.14)")?,
         socket_lb: mode as u32,
-        flags: if options.external_cluster_ip { node_flags::EXTERNAL_CLUSTER_IP } else { 0 },
+        flags: if options.external_cluster_ip {
+            node_flags::EXTERNAL_CLUSTER_IP
+        } else {
+            0
+        },
         snat_min,
         snat_max,
         _pad: 0,
@@ -288,18 +332,29 @@ fn attach_sockets(options: &Run, dataplane: &mut Dataplane) -> Result<()> {
     }
     let root = match &options.cgroup_root {
         Some(root) => root.clone(),
-        None => cgroup_root().context("finding cgroup2; mount it or give --cgroup-root, or --socket-lb off")?,
+        None => cgroup_root()
+            .context("finding cgroup2; mount it or give --cgroup-root, or --socket-lb off")?,
     };
     Ok(dataplane.attach_sockets(Some(&root))?)
 }
 
 /// Where cgroup v2 is mounted: at /sys/fs/cgroup, or below it on hybrid hosts.
 pub fn cgroup_root() -> Result<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    let mounts =
+        std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
     // proc(5): ... root mount-point options... - type source super-options
-    let cgroup2 = |line: &&str| line.split_once(" - ").is_some_and(|(_, fs)| fs.starts_with("cgroup2 "));
-    let line = mounts.lines().find(cgroup2).context("no cgroup2 is mounted")?;
-    line.split(' ').nth(4).map(PathBuf::from).context("a line of mountinfo is too short")
+    let cgroup2 = |line: &&str| {
+        line.split_once(" - ")
+            .is_some_and(|(_, fs)| fs.starts_with("cgroup2 "))
+    };
+    let line = mounts
+        .lines()
+        .find(cgroup2)
+        .context("no cgroup2 is mounted")?;
+    line.split(' ')
+        .nth(4)
+        .map(PathBuf::from)
+        .context("a line of mountinfo is too short")
 }
 
 async fn serve(options: &Run, health: &Arc<Health>) -> Result<()> {
@@ -322,7 +377,10 @@ fn metrics(root: &std::path::Path) -> String {
     match Pinned::open(root).and_then(|pinned| pinned.reasons()) {
         Ok(reasons) => {
             for (reason, count) in reasons {
-                text += &format!("svcplane_not_forwarded_total{{reason=\"{}\"}} {count}\n", reason.name());
+                text += &format!(
+                    "svcplane_not_forwarded_total{{reason=\"{}\"}} {count}\n",
+                    reason.name()
+                );
             }
         }
         Err(error) => tracing::warn!("metrics: {error}"),

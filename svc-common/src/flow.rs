@@ -34,7 +34,14 @@ impl<F: Family> Flow<F> {
     /// The key of the half that packets from the backend have.
     #[inline(always)]
     pub fn reply_key(&self, proto: u16) -> FlowKey<F> {
-        FlowKey { src: self.backend, dst: self.nat, sport: self.backend_port, dport: self.nat_port, proto, _pad: 0 }
+        FlowKey {
+            src: self.backend,
+            dst: self.nat,
+            sport: self.backend_port,
+            dport: self.nat_port,
+            proto,
+            _pad: 0,
+        }
     }
 
     #[inline(always)]
@@ -62,9 +69,19 @@ impl<F: Family> Flow<F> {
     #[inline(always)]
     fn rewrite(&self) -> Rewrite<F> {
         if self.is_reply() {
-            Rewrite { src: self.frontend, dst: self.client, sport: self.frontend_port, dport: self.client_port }
+            Rewrite {
+                src: self.frontend,
+                dst: self.client,
+                sport: self.frontend_port,
+                dport: self.client_port,
+            }
         } else {
-            Rewrite { src: self.nat, dst: self.backend, sport: self.nat_port, dport: self.backend_port }
+            Rewrite {
+                src: self.nat,
+                dst: self.backend,
+                sport: self.nat_port,
+                dport: self.backend_port,
+            }
         }
     }
 
@@ -100,7 +117,11 @@ impl<F: Family> Flow<F> {
         if self.flags & flow_flags::LOOP != 0 {
             Route::Inject
         } else if self.flags & flow_flags::NODE_CLIENT != 0 {
-            if self.is_reply() { Route::Stack } else { Route::Forward }
+            if self.is_reply() {
+                Route::Stack
+            } else {
+                Route::Forward
+            }
         } else if self.nat != self.client {
             Route::Forward
         } else {
@@ -111,7 +132,8 @@ impl<F: Family> Flow<F> {
     /// Whether its ports may be taken over by a new flow.
     #[inline(always)]
     fn is_over(&self, proto: u16, now: u32) -> bool {
-        self.state & flow_state::CLOSING != 0 || (proto != TCP as u16 && now - self.seen > UDP_IDLE_SECONDS)
+        self.state & flow_state::CLOSING != 0
+            || (proto != TCP as u16 && now - self.seen > UDP_IDLE_SECONDS)
     }
 }
 
@@ -127,10 +149,18 @@ enum Step {
 
 /// Decides for a packet of a known flow. False: no such flow, or this packet starts a new one.
 #[inline(never)]
-pub fn follow<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>, decision: &mut Decision<F>) -> bool {
+pub fn follow<F: Family>(
+    segment: &Segment<F>,
+    tables: &impl Tables<F>,
+    decision: &mut Decision<F>,
+) -> bool {
     let step = tables.flow(&segment.key, |flow| {
         flow.decide(decision);
-        if segment.is_error() { Step::Follow } else { flow.refresh(segment, tables.now()) }
+        if segment.is_error() {
+            Step::Follow
+        } else {
+            flow.refresh(segment, tables.now())
+        }
     });
     match step {
         None | Some(Step::Renew) => false,
@@ -148,7 +178,11 @@ fn mirror<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) -> bool {
         if tables.flow(&segment.key, |half| *flow = *half).is_none() {
             return true;
         }
-        let other = if flow.is_reply() { flow.forward_key(proto) } else { flow.reply_key(proto) };
+        let other = if flow.is_reply() {
+            flow.forward_key(proto)
+        } else {
+            flow.reply_key(proto)
+        };
         let own = tables.flow(&other, |half| {
             let own = half.answers(&segment.key);
             if own {
@@ -178,7 +212,11 @@ fn mirror<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) -> bool {
 /// Writes both halves of a new flow. `flow.nat` is set; `flow.nat_port` is found here: the client's own port first,
 /// where that cannot collide, then ports of the node's SNAT range.
 #[inline(always)]
-pub fn open<F: Family>(flow: &mut Flow<F>, proto: u16, tables: &impl Tables<F>) -> Result<(), Reason> {
+pub fn open<F: Family>(
+    flow: &mut Flow<F>,
+    proto: u16,
+    tables: &impl Tables<F>,
+) -> Result<(), Reason> {
     let config = tables.config().ok_or(Reason::SnatPortsExhausted)?;
     let range = config.snat_max.wrapping_sub(config.snat_min) as u32 + 1;
     let client_port = flow.client_port.get();

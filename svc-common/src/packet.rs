@@ -17,13 +17,20 @@ impl<'a> Packet<'a> {
     /// `start` is even; `start .. end` is readable and writable for `'a`, and nobody else holds a reference into it.
     #[inline(always)]
     pub const unsafe fn new(start: usize, end: usize) -> Self {
-        Self { start, end, _bytes: core::marker::PhantomData }
+        Self {
+            start,
+            end,
+            _bytes: core::marker::PhantomData,
+        }
     }
 
     /// A packet in ordinary memory, for tests and tools.
     pub fn of(bytes: &'a mut [u8]) -> Self {
         let range = bytes.as_mut_ptr_range();
-        assert!((range.start as usize).is_multiple_of(2), "a packet starts at an even address");
+        assert!(
+            (range.start as usize).is_multiple_of(2),
+            "a packet starts at an even address"
+        );
         // SAFETY: the exclusive borrow lasts for 'a.
         unsafe { Self::new(range.start as usize, range.end as usize) }
     }
@@ -59,11 +66,20 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     fn at<T: Pod>(&self, off: usize) -> Option<*mut T> {
         // Headers lie at even offsets, and that is all: the BPF backend would split anything wider into bytes.
-        const { assert!(align_of::<T>() <= 2 && size_of::<T>() <= 64, "copied by value") };
+        const {
+            assert!(
+                align_of::<T>() <= 2 && size_of::<T>() <= 64,
+                "copied by value"
+            )
+        };
         // The verifier knows a pointer to be in bounds when the very register, plus a constant, was compared with the end:
         // "invalid access to packet, off=10 size=2, R3(id=42,off=10,r=10)" when LLVM adds up the two sides on its own.
         let at = add(self.start, off);
-        if at + size_of::<T>() > self.end { None } else { Some(at as *mut T) }
+        if at + size_of::<T>() > self.end {
+            None
+        } else {
+            Some(at as *mut T)
+        }
     }
 }
 

@@ -73,7 +73,12 @@ impl<F: Family> Segment<F> {
 
     #[inline(always)]
     fn fragment_key(&self) -> FragmentKey<F> {
-        FragmentKey { src: self.key.src, dst: self.key.dst, id: self.fragment_id, proto: self.key.proto as u32 }
+        FragmentKey {
+            src: self.key.src,
+            dst: self.key.dst,
+            id: self.fragment_id,
+            proto: self.key.proto as u32,
+        }
     }
 }
 
@@ -97,7 +102,9 @@ pub fn segment<F: Family>(
     }
     transport(&payload)?;
     let (sport, dport) = if payload.part == Part::Later {
-        let ports = tables.fragment(&segment.fragment_key()).ok_or(Reason::FragmentUnknown)?;
+        let ports = tables
+            .fragment(&segment.fragment_key())
+            .ok_or(Reason::FragmentUnknown)?;
         (ports.sport, ports.dport)
     } else {
         wire::ports(packet, payload.l4).ok_or(Reason::Truncated)?
@@ -105,7 +112,9 @@ pub fn segment<F: Family>(
     segment.key.sport = sport;
     segment.key.dport = dport;
     if payload.proto == TCP && payload.part != Part::Later {
-        segment.tcp_flags = packet.get(payload.l4 + tcp::FLAGS).ok_or(Reason::Truncated)?;
+        segment.tcp_flags = packet
+            .get(payload.l4 + tcp::FLAGS)
+            .ok_or(Reason::Truncated)?;
     }
     Ok(())
 }
@@ -123,7 +132,9 @@ fn transport(payload: &Payload) -> Result<(), Aside> {
 /// An ICMP error: the flow is that of the quoted packet, turned round. Other ICMP is nobody's flow.
 #[inline(always)]
 fn error<F: Family>(packet: &Packet, segment: &mut Segment<F>) -> Result<(), Aside> {
-    let icmp_type: u8 = packet.get(segment.l4() + icmp::TYPE).ok_or(Reason::Truncated)?;
+    let icmp_type: u8 = packet
+        .get(segment.l4() + icmp::TYPE)
+        .ok_or(Reason::Truncated)?;
     if !F::is_icmp_error(icmp_type) {
         return Err(Aside::NotOurs);
     }
@@ -136,7 +147,14 @@ fn error<F: Family>(packet: &Packet, segment: &mut Segment<F>) -> Result<(), Asi
         return Err(Aside::NotOurs);
     }
     let (sport, dport) = wire::ports(packet, payload.l4).ok_or(Reason::Truncated)?;
-    segment.key = FlowKey { src: dst, dst: src, sport: dport, dport: sport, proto: payload.proto as u16, _pad: 0 };
+    segment.key = FlowKey {
+        src: dst,
+        dst: src,
+        sport: dport,
+        dport: sport,
+        proto: payload.proto as u16,
+        _pad: 0,
+    };
     segment.quoted = quoted as u8;
     Ok(())
 }
@@ -145,7 +163,10 @@ fn error<F: Family>(packet: &Packet, segment: &mut Segment<F>) -> Result<(), Asi
 #[inline(always)]
 pub fn remember_fragment<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) {
     if segment.part == Part::First {
-        let ports = Ports { sport: segment.key.sport, dport: segment.key.dport };
+        let ports = Ports {
+            sport: segment.key.sport,
+            dport: segment.key.dport,
+        };
         tables.remember_fragment(&segment.fragment_key(), ports);
     }
 }

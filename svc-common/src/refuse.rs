@@ -26,7 +26,13 @@ pub fn swap_ethernet(packet: &Packet) -> Option<()> {
 
 /// Ethernet and IP header of an answer to `key`.
 #[inline(always)]
-fn write_headers<F: Family>(packet: &Packet, l3: usize, key: &FlowKey<F>, proto: u8, len: u16) -> Option<()> {
+fn write_headers<F: Family>(
+    packet: &Packet,
+    l3: usize,
+    key: &FlowKey<F>,
+    proto: u8,
+    len: u16,
+) -> Option<()> {
     if l3 == ETH_LEN {
         swap_ethernet(packet)?;
     }
@@ -51,16 +57,22 @@ impl Reset {
         if segment.tcp_flags & tcp::RST != 0 || !segment.has_ports() {
             return None;
         }
-        let [seq_high, seq_low, ack_high, ack_low] = packet.get::<[u16; 4]>(segment.l4() + tcp::SEQ)?;
+        let [seq_high, seq_low, ack_high, ack_low] =
+            packet.get::<[u16; 4]>(segment.l4() + tcp::SEQ)?;
         // RFC 9293 §3.5.2: with ACK, the reset's sequence number is that ACK; without, zero, and it acknowledges
         // all that the segment occupied.
         if segment.tcp_flags & tcp::ACK != 0 {
-            return Some(Self { seq: [ack_high, ack_low], ack: [0; 2], flags: tcp::RST });
+            return Some(Self {
+                seq: [ack_high, ack_low],
+                ack: [0; 2],
+                flags: tcp::RST,
+            });
         }
         let offset: u8 = packet.get(segment.l4() + tcp::OFFSET)?;
         let headers = (segment.l4() - l3) as u16 + (offset >> 4) as u16 * 4;
         let data = F::total_len(packet, l3)?.saturating_sub(headers) as u32;
-        let control = (segment.tcp_flags & tcp::SYN != 0) as u32 + (segment.tcp_flags & tcp::FIN != 0) as u32;
+        let control =
+            (segment.tcp_flags & tcp::SYN != 0) as u32 + (segment.tcp_flags & tcp::FIN != 0) as u32;
         let seq = (u16::from_be(seq_high) as u32) << 16 | u16::from_be(seq_low) as u32;
         let ack = seq.wrapping_add(data).wrapping_add(control);
         Some(Self {
@@ -72,14 +84,31 @@ impl Reset {
 
     /// Writes the frame over the one that was refused.
     #[inline(always)]
-    pub fn write<F: Family>(&self, packet: &Packet, l3: usize, key: &FlowKey<F>, checksum: Checksum) -> Option<()> {
+    pub fn write<F: Family>(
+        &self,
+        packet: &Packet,
+        l3: usize,
+        key: &FlowKey<F>,
+        checksum: Checksum,
+    ) -> Option<()> {
         let len = Self::LEN as u16;
         write_headers(packet, l3, key, TCP, len)?;
         let pseudo = F::pseudo(&key.dst, &key.src, TCP, len);
         let offset_flags = u16::from_ne_bytes([(tcp::LEN as u8 / 4) << 4, self.flags]);
         let ([s0, s1], [a0, a1]) = (self.seq, self.ack);
         // Window, checksum and urgent pointer are zero so far.
-        let mut header = [key.dport.0, key.sport.0, s0, s1, a0, a1, offset_flags, 0, 0, 0];
+        let mut header = [
+            key.dport.0,
+            key.sport.0,
+            s0,
+            s1,
+            a0,
+            a1,
+            offset_flags,
+            0,
+            0,
+            0,
+        ];
         header[tcp::CHECKSUM / 2] = match checksum {
             Checksum::Complete => !fold(sum(pseudo, &header)),
             Checksum::Partial => fold(pseudo),
@@ -108,7 +137,13 @@ impl IcmpError {
     /// Writes the frame over the one that cannot go on, which has been cut or grown to the error's length. `mtu` in
     /// host order, 0 unless it is the trouble.
     #[inline(always)]
-    pub fn write<F: Family>(packet: &Packet, l3: usize, key: &FlowKey<F>, what: Unreachable, mtu: u16) -> Option<()> {
+    pub fn write<F: Family>(
+        packet: &Packet,
+        l3: usize,
+        key: &FlowKey<F>,
+        what: Unreachable,
+        mtu: u16,
+    ) -> Option<()> {
         let l4 = l3 + F::LEN;
         // The quote moves up word by word, the last one first: the stack has no room for it.
         let mut covered = 0u32;

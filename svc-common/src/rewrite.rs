@@ -19,8 +19,12 @@ pub struct Rewrite<F: Family> {
 
 impl<F: Family> Rewrite<F> {
     /// Room for one.
-    pub const EMPTY: Self =
-        Self { src: F::Addr::UNSPECIFIED, dst: F::Addr::UNSPECIFIED, sport: Port(0), dport: Port(0) };
+    pub const EMPTY: Self = Self {
+        src: F::Addr::UNSPECIFIED,
+        dst: F::Addr::UNSPECIFIED,
+        sport: Port(0),
+        dport: Port(0),
+    };
 }
 
 /// A packet that can be changed. XDP writes bytes; tc must leave the transport checksum to the kernel, which alone
@@ -29,7 +33,13 @@ pub trait Edit {
     /// The bytes as they are now; pointers from before `fix_transport` are no longer good.
     fn packet(&self) -> Packet<'_>;
     /// Corrects the transport checksum at `off` for changed addresses (pseudo-header) and changed ports.
-    fn fix_transport(&mut self, off: usize, addresses: Delta, ports: Delta, proto: u8) -> Option<()>;
+    fn fix_transport(
+        &mut self,
+        off: usize,
+        addresses: Delta,
+        ports: Delta,
+        proto: u8,
+    ) -> Option<()>;
 }
 
 /// Applies `to` to the packet that `segment` was read from.
@@ -47,7 +57,12 @@ pub fn apply<F: Family>(
 }
 
 #[inline(always)]
-fn apply_transport<F: Family>(edit: &mut impl Edit, l3: usize, segment: &Segment<F>, to: &Rewrite<F>) -> Option<()> {
+fn apply_transport<F: Family>(
+    edit: &mut impl Edit,
+    l3: usize,
+    segment: &Segment<F>,
+    to: &Rewrite<F>,
+) -> Option<()> {
     if segment.has_ports() {
         fix_transport(edit, segment, to)?;
     }
@@ -55,7 +70,11 @@ fn apply_transport<F: Family>(edit: &mut impl Edit, l3: usize, segment: &Segment
 }
 
 #[inline(never)]
-fn fix_transport<F: Family>(edit: &mut impl Edit, segment: &Segment<F>, to: &Rewrite<F>) -> Option<()> {
+fn fix_transport<F: Family>(
+    edit: &mut impl Edit,
+    segment: &Segment<F>,
+    to: &Rewrite<F>,
+) -> Option<()> {
     let from = &segment.key;
     let proto = from.proto as u8;
     let field = match proto {
@@ -64,13 +83,22 @@ fn fix_transport<F: Family>(edit: &mut impl Edit, segment: &Segment<F>, to: &Rew
         // SCTP's checksum covers no pseudo-header.
         _ => return Some(()),
     };
-    let addresses = Delta::default().words(&from.src, &to.src).words(&from.dst, &to.dst);
-    let ports = Delta::default().word(from.sport.0, to.sport.0).word(from.dport.0, to.dport.0);
+    let addresses = Delta::default()
+        .words(&from.src, &to.src)
+        .words(&from.dst, &to.dst);
+    let ports = Delta::default()
+        .word(from.sport.0, to.sport.0)
+        .word(from.dport.0, to.dport.0);
     edit.fix_transport(segment.l4() + field, addresses, ports, proto)
 }
 
 #[inline(never)]
-fn write_tuple<F: Family>(packet: &Packet, l3: usize, segment: &Segment<F>, to: &Rewrite<F>) -> Option<()> {
+fn write_tuple<F: Family>(
+    packet: &Packet,
+    l3: usize,
+    segment: &Segment<F>,
+    to: &Rewrite<F>,
+) -> Option<()> {
     let from = &segment.key;
     // An SCTP packet with other ports would need another CRC32c over all of it.
     if segment.has_ports() && from.proto != SCTP as u16 {
@@ -78,12 +106,23 @@ fn write_tuple<F: Family>(packet: &Packet, l3: usize, segment: &Segment<F>, to: 
     }
     packet.set(l3 + F::SRC, to.src)?;
     packet.set(l3 + F::DST, to.dst)?;
-    F::fix_header(packet, l3, Delta::default().words(&from.src, &to.src).words(&from.dst, &to.dst))
+    F::fix_header(
+        packet,
+        l3,
+        Delta::default()
+            .words(&from.src, &to.src)
+            .words(&from.dst, &to.dst),
+    )
 }
 
 /// An ICMP error (RFC 5508 §4). In two functions for the sake of the stack.
 #[inline(always)]
-fn apply_error<F: Family>(packet: &Packet, l3: usize, segment: &Segment<F>, to: &Rewrite<F>) -> Option<()> {
+fn apply_error<F: Family>(
+    packet: &Packet,
+    l3: usize,
+    segment: &Segment<F>,
+    to: &Rewrite<F>,
+) -> Option<()> {
     let mut covered = Delta::default();
     rewrite_quote(packet, segment, to, &mut covered)?;
     rewrite_outer(packet, l3, segment, to, covered)
@@ -101,8 +140,12 @@ fn rewrite_quote<F: Family>(
     let from = &segment.key;
     let quoted = segment.quoted();
     let payload = F::payload(packet, quoted)?;
-    let addresses = Delta::default().words(&from.src, &to.src).words(&from.dst, &to.dst);
-    let ports = Delta::default().word(from.sport.0, to.sport.0).word(from.dport.0, to.dport.0);
+    let addresses = Delta::default()
+        .words(&from.src, &to.src)
+        .words(&from.dst, &to.dst);
+    let ports = Delta::default()
+        .word(from.sport.0, to.sport.0)
+        .word(from.dport.0, to.dport.0);
     let changed = Delta(addresses.0 + ports.0);
     *covered = fix_quoted_transport(packet, payload.l4, payload.proto, changed, changed);
     packet.set(payload.l4, [to.dport.0, to.sport.0])?;
@@ -135,7 +178,11 @@ fn rewrite_outer<F: Family>(
     outer = outer.words(&dst, &to.dst);
     packet.set(l3 + F::DST, to.dst)?;
     F::fix_header(packet, l3, outer)?;
-    let covered = if F::ICMP_PSEUDO { Delta(covered.0 + outer.0) } else { covered };
+    let covered = if F::ICMP_PSEUDO {
+        Delta(covered.0 + outer.0)
+    } else {
+        covered
+    };
     let field = packet.get(segment.l4() + icmp::CHECKSUM)?;
     packet.set(segment.l4() + icmp::CHECKSUM, covered.apply(field))
 }
@@ -143,7 +190,13 @@ fn rewrite_outer<F: Family>(
 /// Corrects the quoted transport checksum where the quote is long enough to hold it; returns `covered` with that
 /// change added.
 #[inline(always)]
-fn fix_quoted_transport(packet: &Packet, l4: usize, proto: u8, delta: Delta, covered: Delta) -> Delta {
+fn fix_quoted_transport(
+    packet: &Packet,
+    l4: usize,
+    proto: u8,
+    delta: Delta,
+    covered: Delta,
+) -> Delta {
     let off = match proto {
         TCP => l4 + tcp::CHECKSUM,
         UDP => l4 + udp::CHECKSUM,
@@ -152,7 +205,11 @@ fn fix_quoted_transport(packet: &Packet, l4: usize, proto: u8, delta: Delta, cov
     let Some(field) = packet.get::<u16>(off) else {
         return covered;
     };
-    let fixed = if proto == UDP { delta.apply_udp(field) } else { delta.apply(field) };
+    let fixed = if proto == UDP {
+        delta.apply_udp(field)
+    } else {
+        delta.apply(field)
+    };
     match packet.set(off, fixed) {
         Some(()) => covered.word(field, fixed),
         None => covered,
@@ -169,10 +226,23 @@ impl Edit for Bytes<'_> {
     }
 
     #[inline(always)]
-    fn fix_transport(&mut self, off: usize, addresses: Delta, ports: Delta, proto: u8) -> Option<()> {
+    fn fix_transport(
+        &mut self,
+        off: usize,
+        addresses: Delta,
+        ports: Delta,
+        proto: u8,
+    ) -> Option<()> {
         let delta = Delta(addresses.0 + ports.0);
         let field = self.0.get(off)?;
-        self.0.set(off, if proto == UDP { delta.apply_udp(field) } else { delta.apply(field) })
+        self.0.set(
+            off,
+            if proto == UDP {
+                delta.apply_udp(field)
+            } else {
+                delta.apply(field)
+            },
+        )
     }
 }
 

@@ -30,10 +30,16 @@ pub fn select<F: Family>(
 /// node, or whose flow entry was lost, finds the same backend.
 #[inline(always)]
 pub fn flow_hash<F: Family>(key: &FlowKey<F>) -> u32 {
-    let mut hash = mix(key.proto as u32, (key.sport.0 as u32) << 16 | key.dport.0 as u32);
+    let mut hash = mix(
+        key.proto as u32,
+        (key.sport.0 as u32) << 16 | key.dport.0 as u32,
+    );
     let mut i = 0;
     while i < F::Addr::WORDS {
-        hash = mix(hash, (key.src.word(i) as u32) << 16 | key.dst.word(i) as u32);
+        hash = mix(
+            hash,
+            (key.src.word(i) as u32) << 16 | key.dst.word(i) as u32,
+        );
         i += 1;
     }
     hash ^ (hash >> 16)

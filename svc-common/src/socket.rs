@@ -43,7 +43,12 @@ pub struct Caller {
 impl Caller {
     #[inline(always)]
     pub fn key<F: Family>(&self, addr: F::Addr, port: Port) -> SocketKey<F> {
-        SocketKey { cookie: [self.cookie as u32, (self.cookie >> 32) as u32], addr, port, _pad: 0 }
+        SocketKey {
+            cookie: [self.cookie as u32, (self.cookie >> 32) as u32],
+            addr,
+            port,
+            _pad: 0,
+        }
     }
 }
 
@@ -67,7 +72,11 @@ pub fn connect<F: Family>(
     };
     let on_node = caller.netns_cookie == config.netns_cookie;
     let loopback = on_node && F::is_loopback(&target.addr);
-    let address = if loopback { address_flags::NODE } else { tables.address(&target.addr) };
+    let address = if loopback {
+        address_flags::NODE
+    } else {
+        tables.address(&target.addr)
+    };
     if address == 0 || !applies(&config, target.proto, on_node, address) {
         return Ok(None);
     }
@@ -80,16 +89,29 @@ pub fn connect<F: Family>(
     } else {
         target.addr
     };
-    let key = FrontendKey { addr, port: target.port, proto: target.proto, scope: Scope::Internal as u8 };
+    let key = FrontendKey {
+        addr,
+        port: target.port,
+        proto: target.proto,
+        scope: Scope::Internal as u8,
+    };
     let Some(frontend) = tables.frontend(&key) else {
-        return if address & (address_flags::CLUSTER_IP | address_flags::NODE) == address_flags::CLUSTER_IP {
+        return if address & (address_flags::CLUSTER_IP | address_flags::NODE)
+            == address_flags::CLUSTER_IP
+        {
             Err(Reason::UndefinedPort)
         } else {
             Ok(None)
         };
     };
     // One socket is one connection: an unconnected UDP socket keeps its backend from datagram to datagram.
-    let n = |_| if target.proto == TCP { tables.random() } else { socket_hash(caller.cookie) };
+    let n = |_| {
+        if target.proto == TCP {
+            tables.random()
+        } else {
+            socket_hash(caller.cookie)
+        }
+    };
     select(&frontend, n, tables).map(Some)
 }
 
@@ -108,7 +130,11 @@ fn applies(config: &NodeConfig, proto: u8, on_node: bool, address: u32) -> bool 
 /// What the socket believes its peer is, given who it really is.
 #[inline(always)]
 pub fn peer<F: Family>(target: &Target<F>) -> SocketPeer<F> {
-    SocketPeer { addr: target.addr, port: target.port, _pad: 0 }
+    SocketPeer {
+        addr: target.addr,
+        port: target.port,
+        _pad: 0,
+    }
 }
 
 #[inline(always)]

@@ -64,7 +64,11 @@ pub struct Work<F: Family> {
 impl<F: Family> Work<F> {
     pub const EMPTY: Self = Self {
         segment: Segment::EMPTY,
-        decision: Decision { to: Rewrite::EMPTY, route: Route::Stack, reply: false },
+        decision: Decision {
+            to: Rewrite::EMPTY,
+            route: Route::Stack,
+            reply: false,
+        },
     };
 }
 
@@ -84,7 +88,11 @@ pub fn ingress<F: Family>(
     }
     if let Err(aside) = parse::segment(packet, l3, tables, &mut work.segment) {
         // The node's own unreadable packets are for its stack to judge.
-        return Err(if address & address_flags::NODE != 0 { Aside::NotOurs } else { aside });
+        return Err(if address & address_flags::NODE != 0 {
+            Aside::NotOurs
+        } else {
+            aside
+        });
     }
     // Also where the port turns out to be somebody else's (C8): the later fragments must pass like the first.
     parse::remember_fragment(&work.segment, tables);
@@ -110,7 +118,11 @@ pub fn egress<F: Family>(
     // Nothing here is ours by its address alone, so what cannot be read passes.
     parse::segment(packet, l3, tables, &mut work.segment).map_err(|_| Aside::NotOurs)?;
     if flow::follow(&work.segment, tables, &mut work.decision) {
-        return if work.decision.reply || local { Ok(()) } else { Err(Aside::NotOurs) };
+        return if work.decision.reply || local {
+            Ok(())
+        } else {
+            Err(Aside::NotOurs)
+        };
     }
     if !local {
         return Err(Aside::NotOurs);
@@ -119,7 +131,13 @@ pub fn egress<F: Family>(
     if address & (address_flags::CLUSTER_IP | address_flags::EXTERNAL) == 0 {
         return Err(Aside::NotOurs);
     }
-    open(Client::Node, address, &work.segment, tables, &mut work.decision)
+    open(
+        Client::Node,
+        address,
+        &work.segment,
+        tables,
+        &mut work.decision,
+    )
 }
 
 /// A packet of no known flow to one of our addresses.
@@ -136,12 +154,22 @@ fn open<F: Family>(
         return Err(Aside::NotOurs);
     }
     let key = &segment.key;
-    let frontend =
-        FrontendKey { addr: key.dst, port: key.dport, proto: key.proto as u8, scope: client.scope() as u8 };
+    let frontend = FrontendKey {
+        addr: key.dst,
+        port: key.dport,
+        proto: key.proto as u8,
+        scope: client.scope() as u8,
+    };
     let Some(frontend) = tables.frontend(&frontend) else {
         return Err(unmatched(client.scope(), address, tables));
     };
-    let n = |maglev: bool| if maglev { flow_hash(key) } else { tables.random() };
+    let n = |maglev: bool| {
+        if maglev {
+            flow_hash(key)
+        } else {
+            tables.random()
+        }
+    };
     let backend = select(&frontend, n, tables)?;
     let (nat, flags) = source(client, &backend, segment, tables)?;
     let opened = tables.scratch(|flow| {
@@ -162,7 +190,9 @@ fn open<F: Family>(
         flow.decide(decision);
         Ok(())
     });
-    opened.unwrap_or(Err(Reason::BadSlot)).map_err(Aside::Because)
+    opened
+        .unwrap_or(Err(Reason::BadSlot))
+        .map_err(Aside::Because)
 }
 
 /// No frontend has this address and port.
@@ -172,7 +202,11 @@ fn unmatched<F: Family>(scope: Scope, address: u32, tables: &impl Tables<F>) -> 
     if address & address_flags::CLUSTER_IP == 0 || address & address_flags::NODE != 0 {
         return Aside::NotOurs;
     }
-    let answers_outside = || tables.config().is_some_and(|c| c.flags & node_flags::EXTERNAL_CLUSTER_IP != 0);
+    let answers_outside = || {
+        tables
+            .config()
+            .is_some_and(|c| c.flags & node_flags::EXTERNAL_CLUSTER_IP != 0)
+    };
     match scope {
         Scope::External if address & address_flags::EXTERNAL != 0 => Aside::NotOurs,
         Scope::External if !answers_outside() => Aside::Because(Reason::ClusterIpFromOutside),
@@ -192,7 +226,9 @@ fn source<F: Family>(
     let local = backend.flags & backend_flags::LOCAL != 0;
     Ok(match client {
         // A pod that reaches itself must not see its own address (D1).
-        Client::Pod if backend.addr == key.src => (tables.node_address().ok_or(Reason::NoRoute)?, 0),
+        Client::Pod if backend.addr == key.src => {
+            (tables.node_address().ok_or(Reason::NoRoute)?, 0)
+        }
         Client::Pod => (key.src, 0),
         // Both ends are this node: the frontend's address is the one that is nobody's and comes back to us.
         Client::Node if tables.address(&backend.addr) & address_flags::NODE != 0 => {
@@ -201,7 +237,12 @@ fn source<F: Family>(
         Client::Node => (key.src, flow_flags::NODE_CLIENT),
         // A backend of this node sees its client; answers of another node's must come back through us (B8).
         Client::Outside if local => (key.src, 0),
-        Client::Outside => (tables.source_towards(&backend.addr).ok_or(Reason::NoRoute)?, 0),
+        Client::Outside => (
+            tables
+                .source_towards(&backend.addr)
+                .ok_or(Reason::NoRoute)?,
+            0,
+        ),
     })
 }
 

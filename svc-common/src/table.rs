@@ -260,7 +260,11 @@ pod! {
     FragmentKey: 16, 40;
 }
 
-const _: () = assert!(size_of::<Frontend>() == 20 && size_of::<NodeConfig>() == 24 && size_of::<ServiceLabel>() == 200);
+const _: () = assert!(
+    size_of::<Frontend>() == 20
+        && size_of::<NodeConfig>() == 24
+        && size_of::<ServiceLabel>() == 200
+);
 
 #[cfg(feature = "user")]
 mod user {

@@ -103,7 +103,14 @@ pub trait IpHeader: Sized {
     /// Decrements TTL or hop limit; None when it would reach zero.
     fn decrement_ttl(packet: &Packet, l3: usize) -> Option<()>;
     /// Writes a fresh header without options for `len` bytes of payload; its checksum is complete.
-    fn write(packet: &Packet, l3: usize, proto: u8, len: u16, src: Self::Addr, dst: Self::Addr) -> Option<()>;
+    fn write(
+        packet: &Packet,
+        l3: usize,
+        proto: u8,
+        len: u16,
+        src: Self::Addr,
+        dst: Self::Addr,
+    ) -> Option<()>;
     /// The pseudo-header's share of a transport checksum.
     fn pseudo(src: &Self::Addr, dst: &Self::Addr, proto: u8, len: u16) -> u32;
     /// Whether this family's ICMP checksum covers a pseudo-header.
@@ -155,10 +162,19 @@ impl IpHeader for V4 {
         let (part, id) = if fragment & 0x3fff == 0 {
             (Part::Whole, 0)
         } else {
-            let part = if fragment & 0x1fff == 0 { Part::First } else { Part::Later };
+            let part = if fragment & 0x1fff == 0 {
+                Part::First
+            } else {
+                Part::Later
+            };
             (part, packet.get::<u16>(l3 + 4)? as u32)
         };
-        Some(Payload { proto, l4: l3 + ihl, part, id })
+        Some(Payload {
+            proto,
+            l4: l3 + ihl,
+            part,
+            id,
+        })
     }
 
     #[inline(always)]
@@ -194,12 +210,22 @@ impl IpHeader for V4 {
             return None;
         }
         packet.set(l3 + Self::TTL, ttl - 1)?;
-        let (old, new) = (u16::from_ne_bytes([ttl, proto]), u16::from_ne_bytes([ttl - 1, proto]));
+        let (old, new) = (
+            u16::from_ne_bytes([ttl, proto]),
+            u16::from_ne_bytes([ttl - 1, proto]),
+        );
         Self::fix_header(packet, l3, crate::checksum::Delta::default().word(old, new))
     }
 
     #[inline(always)]
-    fn write(packet: &Packet, l3: usize, proto: u8, len: u16, src: Ip<2>, dst: Ip<2>) -> Option<()> {
+    fn write(
+        packet: &Packet,
+        l3: usize,
+        proto: u8,
+        len: u16,
+        src: Ip<2>,
+        dst: Ip<2>,
+    ) -> Option<()> {
         let words = [
             0x4500u16.to_be(),
             (len + 20).to_be(),
@@ -250,13 +276,27 @@ impl IpHeader for V6 {
         let next: u8 = packet.get(l3 + 6)?;
         let l4 = l3 + Self::LEN;
         if next != IPV6_FRAGMENT {
-            return Some(Payload { proto: next, l4, part: Part::Whole, id: 0 });
+            return Some(Payload {
+                proto: next,
+                l4,
+                part: Part::Whole,
+                id: 0,
+            });
         }
         // RFC 8200 §4.5: next header, reserved, 13 bits of offset and M, identification.
         let [next_reserved, offset, id_high, id_low] = packet.get::<[u16; 4]>(l4)?;
         let [proto, _] = next_reserved.to_ne_bytes();
-        let part = if u16::from_be(offset) & 0xfff8 == 0 { Part::First } else { Part::Later };
-        Some(Payload { proto, l4: l4 + 8, part, id: (id_high as u32) << 16 | id_low as u32 })
+        let part = if u16::from_be(offset) & 0xfff8 == 0 {
+            Part::First
+        } else {
+            Part::Later
+        };
+        Some(Payload {
+            proto,
+            l4: l4 + 8,
+            part,
+            id: (id_high as u32) << 16 | id_low as u32,
+        })
     }
 
     #[inline(always)]
@@ -294,8 +334,23 @@ impl IpHeader for V6 {
     }
 
     #[inline(always)]
-    fn write(packet: &Packet, l3: usize, proto: u8, len: u16, src: Ip<8>, dst: Ip<8>) -> Option<()> {
-        packet.set(l3, [0x6000u16.to_be(), 0, len.to_be(), u16::from_be_bytes([proto, 64]).to_be()])?;
+    fn write(
+        packet: &Packet,
+        l3: usize,
+        proto: u8,
+        len: u16,
+        src: Ip<8>,
+        dst: Ip<8>,
+    ) -> Option<()> {
+        packet.set(
+            l3,
+            [
+                0x6000u16.to_be(),
+                0,
+                len.to_be(),
+                u16::from_be_bytes([proto, 64]).to_be(),
+            ],
+        )?;
         packet.set(l3 + Self::SRC, src)?;
         packet.set(l3 + Self::DST, dst)
     }

@@ -134,7 +134,13 @@ fn reset<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
 /// A UDP packet whose checksum a device is to finish stays so marked: that device then adds to the error's unused word
 /// what keeps an ICMP checksum right. With ICMPv6 it does not, where a virtual NIC hands such packets in.
 #[inline(never)]
-fn report<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>, what: Unreachable, mtu: u16) -> i32 {
+fn report<F: Family>(
+    skb: &Skb,
+    way: Way,
+    segment: &Segment<F>,
+    what: Unreachable,
+    mtu: u16,
+) -> i32 {
     if !IcmpError::may_answer(ETH_LEN, segment) {
         return SHOT;
     }
@@ -157,10 +163,20 @@ fn answer(skb: &Skb, way: Way, written: Option<()>) -> i32 {
 #[inline(never)]
 pub fn xdp<F: Mapped>(ctx: &XdpContext) -> u32 {
     let mut work = Work::<F>::EMPTY;
-    let result = steer::ingress(Scope::External, &frame(ctx), ETH_LEN, &World(ctx), &mut work);
+    let result = steer::ingress(
+        Scope::External,
+        &frame(ctx),
+        ETH_LEN,
+        &World(ctx),
+        &mut work,
+    );
     // Whatever is not simply forwarded, tc finishes: it sees the same tables and finds the flow made.
     let Work { segment, decision } = &work;
-    if result.is_err() || decision.route != Route::Forward || segment.is_error() || !segment.has_ports() {
+    if result.is_err()
+        || decision.route != Route::Forward
+        || segment.is_error()
+        || !segment.has_ports()
+    {
         return XDP_PASS;
     }
     xdp_forward(ctx, segment, &decision.to).unwrap_or(XDP_PASS)

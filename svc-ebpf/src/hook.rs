@@ -76,12 +76,17 @@ pub fn next_hop<F: Family>(ctx: &impl Context, src: &F::Addr, dst: &F::Addr, len
     params.__bindgen_anon_1.tot_len = len;
     // SAFETY: the unions hold four words, and an address is at most that; the alignment of u32 covers that of u16.
     unsafe {
-        (&raw mut params.__bindgen_anon_3).cast::<F::Addr>().write(*src);
-        (&raw mut params.__bindgen_anon_4).cast::<F::Addr>().write(*dst);
+        (&raw mut params.__bindgen_anon_3)
+            .cast::<F::Addr>()
+            .write(*src);
+        (&raw mut params.__bindgen_anon_4)
+            .cast::<F::Addr>()
+            .write(*dst);
     }
     // SAFETY: params is ours and of the stated size.
-    let status =
-        unsafe { bpf::bpf_fib_lookup(ctx.raw(), &raw mut params, size_of::<FibParams>() as i32, 0) };
+    let status = unsafe {
+        bpf::bpf_fib_lookup(ctx.raw(), &raw mut params, size_of::<FibParams>() as i32, 0)
+    };
     NextHop {
         status,
         ifindex: params.ifindex,
@@ -239,7 +244,13 @@ impl<F: Family> Edit for SkbEdit<'_, F> {
     }
 
     #[inline(always)]
-    fn fix_transport(&mut self, off: usize, addresses: Delta, ports: Delta, proto: u8) -> Option<()> {
+    fn fix_transport(
+        &mut self,
+        off: usize,
+        addresses: Delta,
+        ports: Delta,
+        proto: u8,
+    ) -> Option<()> {
         let udp = if proto == UDP { MARK_MANGLED_0 } else { 0 };
         let (skb, off) = (self.0.skb, off as u32);
         // Since 6.16 the kernel wants to know about IPv6, whose pseudo-header is covered by no header checksum, to keep
@@ -247,11 +258,15 @@ impl<F: Family> Edit for SkbEdit<'_, F> {
         // SAFETY: a helper on our context; size 0 with `from` 0 means "to is a difference".
         let mut status = -1;
         if F::VERSION == 6 {
-            status = unsafe { bpf::bpf_l4_csum_replace(skb, off, 0, addresses.0 as u64, PSEUDO_HDR | IPV6 | udp) };
+            status = unsafe {
+                bpf::bpf_l4_csum_replace(skb, off, 0, addresses.0 as u64, PSEUDO_HDR | IPV6 | udp)
+            };
         }
         if status != 0 {
             // SAFETY: as above.
-            status = unsafe { bpf::bpf_l4_csum_replace(skb, off, 0, addresses.0 as u64, PSEUDO_HDR | udp) };
+            status = unsafe {
+                bpf::bpf_l4_csum_replace(skb, off, 0, addresses.0 as u64, PSEUDO_HDR | udp)
+            };
         }
         if status != 0 {
             return None;
@@ -355,9 +370,16 @@ impl Call {
     #[inline(always)]
     pub fn caller(&self) -> svc_common::socket::Caller {
         // SAFETY: helpers on our context (Linux 4.12 and 5.7).
-        let (cookie, netns_cookie) =
-            unsafe { (bpf::bpf_get_socket_cookie(self.raw()), bpf::bpf_get_netns_cookie(self.raw())) };
-        svc_common::socket::Caller { cookie, netns_cookie }
+        let (cookie, netns_cookie) = unsafe {
+            (
+                bpf::bpf_get_socket_cookie(self.raw()),
+                bpf::bpf_get_netns_cookie(self.raw()),
+            )
+        };
+        svc_common::socket::Caller {
+            cookie,
+            netns_cookie,
+        }
     }
 
     /// Makes the call fail with ECONNREFUSED instead of EPERM (Linux 5.18).

@@ -6,8 +6,9 @@ use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
 use svc_common::family::{Family, Ip, V4, V6};
 use svc_common::reason::Reason;
 use svc_common::table::{
-    Backend, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, MAX_ADDRESSES, MAX_DEVICES, MAX_FLOWS, MAX_FRAGMENTS,
-    MAX_FRONTENDS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, NodeConfig, Ports, ServiceLabel, SocketKey, SocketPeer, Tables,
+    Backend, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, MAX_ADDRESSES, MAX_DEVICES,
+    MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, NodeConfig,
+    Ports, ServiceLabel, SocketKey, SocketPeer, Tables,
 };
 
 use crate::hook::{self, Context};
@@ -15,19 +16,22 @@ use crate::hook::{self, Context};
 macro_rules! family_maps {
     ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident) => {
         #[map]
-        static $addresses: HashMap<$addr, u32> = HashMap::with_max_entries(MAX_ADDRESSES, NO_PREALLOC);
+        static $addresses: HashMap<$addr, u32> =
+            HashMap::with_max_entries(MAX_ADDRESSES, NO_PREALLOC);
         #[map]
         static $frontends: HashMap<FrontendKey<$family>, Frontend> =
             HashMap::with_max_entries(MAX_FRONTENDS, NO_PREALLOC);
         #[map]
         static $slots: Array<Backend<$family>> = Array::with_max_entries(MAX_SLOTS, 0);
         #[map]
-        static $flows: LruHashMap<FlowKey<$family>, Flow<$family>> = LruHashMap::with_max_entries(MAX_FLOWS, 0);
+        static $flows: LruHashMap<FlowKey<$family>, Flow<$family>> =
+            LruHashMap::with_max_entries(MAX_FLOWS, 0);
         #[map]
         static $sockets: LruHashMap<SocketKey<$family>, SocketPeer<$family>> =
             LruHashMap::with_max_entries(MAX_SOCKETS, 0);
         #[map]
-        static $fragments: LruHashMap<FragmentKey<$family>, Ports> = LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
+        static $fragments: LruHashMap<FragmentKey<$family>, Ports> =
+            LruHashMap::with_max_entries(MAX_FRAGMENTS, 0);
         #[map]
         static $devices: HashMap<u32, $addr> = HashMap::with_max_entries(MAX_DEVICES, NO_PREALLOC);
 
@@ -72,8 +76,30 @@ pub trait Mapped: Family {
     fn maps() -> Maps<Self>;
 }
 
-family_maps!(V4, Ip<2>, ADDRESSES_V4, FRONTENDS_V4, SLOTS_V4, FLOWS_V4, SOCKETS_V4, FRAGMENTS_V4, DEVICES_V4, SCRATCH_V4);
-family_maps!(V6, Ip<8>, ADDRESSES_V6, FRONTENDS_V6, SLOTS_V6, FLOWS_V6, SOCKETS_V6, FRAGMENTS_V6, DEVICES_V6, SCRATCH_V6);
+family_maps!(
+    V4,
+    Ip<2>,
+    ADDRESSES_V4,
+    FRONTENDS_V4,
+    SLOTS_V4,
+    FLOWS_V4,
+    SOCKETS_V4,
+    FRAGMENTS_V4,
+    DEVICES_V4,
+    SCRATCH_V4
+);
+family_maps!(
+    V6,
+    Ip<8>,
+    ADDRESSES_V6,
+    FRONTENDS_V6,
+    SLOTS_V6,
+    FLOWS_V6,
+    SOCKETS_V6,
+    FRAGMENTS_V6,
+    DEVICES_V6,
+    SCRATCH_V6
+);
 
 #[map]
 static CONFIG: Array<NodeConfig> = Array::with_max_entries(1, 0);
@@ -104,7 +130,9 @@ pub fn xdp_reaches(ifindex: u32) -> bool {
 /// Redirects to a device of XDP_DEVICES.
 #[inline(always)]
 pub fn xdp_redirect(ifindex: u32) -> u32 {
-    XDP_DEVICES.redirect(ifindex, 0).unwrap_or(aya_ebpf::bindings::xdp_action::XDP_ABORTED)
+    XDP_DEVICES
+        .redirect(ifindex, 0)
+        .unwrap_or(aya_ebpf::bindings::xdp_action::XDP_ABORTED)
 }
 
 /// The maps and the helpers, as seen from one hook.
@@ -128,7 +156,9 @@ impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
     #[inline(always)]
     fn address(&self, addr: &F::Addr) -> u32 {
         // SAFETY: copied at once; a recycled entry is another address's flags, whose frontend is then not found.
-        unsafe { F::maps().addresses.get(addr) }.copied().unwrap_or(0)
+        unsafe { F::maps().addresses.get(addr) }
+            .copied()
+            .unwrap_or(0)
     }
 
     #[inline(always)]

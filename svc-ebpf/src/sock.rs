@@ -47,7 +47,11 @@ pub fn peer6(ctx: &SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn connect<F: Mapped>(call: &Call, addr: F::Addr, set: impl FnOnce(F::Addr)) -> i32 {
-    let target = Target::<F> { addr, port: call.port(), proto: call.proto() };
+    let target = Target::<F> {
+        addr,
+        port: call.port(),
+        proto: call.proto(),
+    };
     let caller = call.caller();
     let world = World(call);
     match socket::connect(&caller, &target, &world) {
@@ -86,7 +90,8 @@ fn peer<F: Mapped>(call: &Call, addr: F::Addr, set: impl FnOnce(F::Addr)) -> i32
 #[inline(always)]
 fn unmap(addr: Ip<8>) -> Option<Ip<2>> {
     let w = addr.0;
-    (w[0] == 0 && w[1] == 0 && w[2] == 0 && w[3] == 0 && w[4] == 0 && w[5] == 0xffff).then_some(Ip([w[6], w[7]]))
+    (w[0] == 0 && w[1] == 0 && w[2] == 0 && w[3] == 0 && w[4] == 0 && w[5] == 0xffff)
+        .then_some(Ip([w[6], w[7]]))
 }
 
 #[inline(always)]

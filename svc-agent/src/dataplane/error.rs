@@ -7,18 +7,41 @@ pub enum Error {
     #[error("cannot load the eBPF object: {0}")]
     Load(#[from] aya::EbpfError),
     #[error("the kernel refuses program {name}: {}", verifier_line(cause))]
-    Program { name: &'static str, cause: aya::programs::ProgramError },
+    Program {
+        name: &'static str,
+        cause: aya::programs::ProgramError,
+    },
     #[error("cannot {what} map {name}: {cause}")]
-    Map { what: &'static str, name: &'static str, cause: aya::maps::MapError },
+    Map {
+        what: &'static str,
+        name: &'static str,
+        cause: aya::maps::MapError,
+    },
     #[error("the eBPF object has no {0}; agent and object are from different builds")]
     Missing(&'static str),
-    #[error("the pinned map {path} is of another version ({found}, expected {expected}); its traffic goes on. Run `svc-agent cleanup` to start anew")]
-    Layout { path: PathBuf, found: String, expected: String },
+    #[error(
+        "the pinned map {path} is of another version ({found}, expected {expected}); its traffic goes on. Run `svc-agent cleanup` to start anew"
+    )]
+    Layout {
+        path: PathBuf,
+        found: String,
+        expected: String,
+    },
     #[error("cannot {what} {path}: {cause}")]
-    Pin { what: &'static str, path: PathBuf, cause: io::Error },
+    Pin {
+        what: &'static str,
+        path: PathBuf,
+        cause: io::Error,
+    },
     #[error("cannot attach {name} to {target}: {cause}")]
-    Attach { name: &'static str, target: String, cause: io::Error },
-    #[error("{0}: no maps of svcplane are pinned there. Is the agent running with this --bpf-root?")]
+    Attach {
+        name: &'static str,
+        target: String,
+        cause: io::Error,
+    },
+    #[error(
+        "{0}: no maps of svcplane are pinned there. Is the agent running with this --bpf-root?"
+    )]
     NotPinned(PathBuf),
     #[error("{0} is not on a bpf file system: mount -t bpf bpf /sys/fs/bpf")]
     NotBpffs(PathBuf),
@@ -27,9 +50,15 @@ pub enum Error {
 /// The verifier's last words say what is wrong; the log before them is for `-v`.
 fn verifier_line(error: &aya::programs::ProgramError) -> String {
     match error {
-        aya::programs::ProgramError::LoadError { io_error, verifier_log } => {
+        aya::programs::ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
             let log = verifier_log.to_string();
-            let line = log.lines().rev().find(|l| !l.starts_with("processed") && !l.starts_with("verification"));
+            let line = log
+                .lines()
+                .rev()
+                .find(|l| !l.starts_with("processed") && !l.starts_with("verification"));
             format!("{io_error}: {}", line.unwrap_or_default())
         }
         other => other.to_string(),

@@ -98,8 +98,17 @@ pub const SOCKET_HOOKS: [(&str, u32); 8] = [
 
 /// Loads every program of the object.
 pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
-    let devices = ["pod_ingress", "pod_egress", "node_ingress", "node_egress", "node_xdp"];
-    for name in devices.into_iter().chain(SOCKET_HOOKS.map(|(name, _)| name)) {
+    let devices = [
+        "pod_ingress",
+        "pod_egress",
+        "node_ingress",
+        "node_egress",
+        "node_xdp",
+    ];
+    for name in devices
+        .into_iter()
+        .chain(SOCKET_HOOKS.map(|(name, _)| name))
+    {
         let loaded = load_program(ebpf.program_mut(name).ok_or(Error::Missing(name))?);
         loaded.map_err(|cause| Error::Program { name, cause })?;
     }
@@ -116,10 +125,15 @@ pub fn load_program(program: &mut Program) -> Result<(), ProgramError> {
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     let interrupted = |result: &Result<(), ProgramError>| match result {
-        Err(ProgramError::LoadError { io_error, .. }) => io_error.kind() == io::ErrorKind::WouldBlock,
+        Err(ProgramError::LoadError { io_error, .. }) => {
+            io_error.kind() == io::ErrorKind::WouldBlock
+        }
         _ => false,
     };
-    (1..TRIES).map(|_| load()).find(|result| !interrupted(result)).unwrap_or_else(&mut load)
+    (1..TRIES)
+        .map(|_| load())
+        .find(|result| !interrupted(result))
+        .unwrap_or_else(&mut load)
 }
 
 fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a ProgramFd, Error> {
@@ -145,15 +159,28 @@ pub(super) struct Links {
 
 impl Links {
     pub(super) fn open(folder: PathBuf) -> Result<Self, Error> {
-        let tcx = aya::util::KernelVersion::current().map_or(true, |v| v >= aya::util::KernelVersion::new(6, 6, 0));
-        Ok(Self { folder, tcx, attached: BTreeSet::new() })
+        let tcx = aya::util::KernelVersion::current()
+            .map_or(true, |v| v >= aya::util::KernelVersion::new(6, 6, 0));
+        Ok(Self {
+            folder,
+            tcx,
+            attached: BTreeSet::new(),
+        })
     }
 
     pub(super) fn devices_with_xdp(&self) -> BTreeSet<u32> {
-        self.attached.iter().filter(|(_, hook)| matches!(hook, Hook::Xdp(_))).map(|(ifindex, _)| *ifindex).collect()
+        self.attached
+            .iter()
+            .filter(|(_, hook)| matches!(hook, Hook::Xdp(_)))
+            .map(|(ifindex, _)| *ifindex)
+            .collect()
     }
 
-    pub(super) fn attach_devices(&mut self, ebpf: &mut Ebpf, wanted: &BTreeMap<(u32, Hook), String>) -> Vec<Error> {
+    pub(super) fn attach_devices(
+        &mut self,
+        ebpf: &mut Ebpf,
+        wanted: &BTreeMap<(u32, Hook), String>,
+    ) -> Vec<Error> {
         let mut refused = self.detach_others(wanted);
         for (&(ifindex, hook), device) in wanted {
             if self.attached.contains(&(ifindex, hook)) {
@@ -177,7 +204,15 @@ impl Links {
         let (attach_type, flags) = hook.attach();
         let program = program_fd(ebpf, hook.program())?.as_fd();
         let path = self.folder.join(format!("{}@{ifindex}", hook.pin_name()));
-        self.place(hook.program(), program, ifindex, attach_type, flags, &path, device)
+        self.place(
+            hook.program(),
+            program,
+            ifindex,
+            attach_type,
+            flags,
+            &path,
+            device,
+        )
     }
 
     /// Swaps the program of the pinned link, or makes and pins a new one.
@@ -201,15 +236,27 @@ impl Links {
             drop(link);
             remove(path)?;
         }
-        let link: OwnedFd = sys::link_create(program, target, attach_type, flags)
-            .map_err(|cause| Error::Attach { name, target: on.to_owned(), cause })?;
-        sys::pin(link.as_fd(), path).map_err(|cause| Error::Pin { what: "pin", path: path.into(), cause })
+        let link: OwnedFd =
+            sys::link_create(program, target, attach_type, flags).map_err(|cause| {
+                Error::Attach {
+                    name,
+                    target: on.to_owned(),
+                    cause,
+                }
+            })?;
+        sys::pin(link.as_fd(), path).map_err(|cause| Error::Pin {
+            what: "pin",
+            path: path.into(),
+            cause,
+        })
     }
 
     /// Removes the links that nobody wants, those of devices that are gone among them.
     fn detach_others(&mut self, wanted: &BTreeMap<(u32, Hook), String>) -> Vec<Error> {
-        let keep: BTreeSet<String> =
-            wanted.keys().map(|(ifindex, hook)| format!("{}@{ifindex}", hook.pin_name())).collect();
+        let keep: BTreeSet<String> = wanted
+            .keys()
+            .map(|(ifindex, hook)| format!("{}@{ifindex}", hook.pin_name()))
+            .collect();
         let mut refused = Vec::new();
         let names = Hook::ALL.map(Hook::pin_name);
         let pins = match entries(&self.folder) {
@@ -217,8 +264,13 @@ impl Links {
             Err(error) => return vec![error],
         };
         for path in pins {
-            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let ours = name.split_once('@').is_some_and(|(hook, _)| names.contains(&hook));
+            let name = path
+                .file_name()
+                .map(|n| n.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            let ours = name
+                .split_once('@')
+                .is_some_and(|(hook, _)| names.contains(&hook));
             if ours && !keep.contains(&name) {
                 refused.extend(remove(&path).err());
             }
@@ -227,26 +279,52 @@ impl Links {
         refused
     }
 
-    pub(super) fn attach_sockets(&mut self, ebpf: &mut Ebpf, cgroup: Option<&Path>) -> Result<(), Error> {
+    pub(super) fn attach_sockets(
+        &mut self,
+        ebpf: &mut Ebpf,
+        cgroup: Option<&Path>,
+    ) -> Result<(), Error> {
         let Some(cgroup) = cgroup else {
-            return SOCKET_HOOKS.into_iter().try_for_each(|(name, _)| remove(&self.folder.join(name)));
+            return SOCKET_HOOKS
+                .into_iter()
+                .try_for_each(|(name, _)| remove(&self.folder.join(name)));
         };
-        let folder = fs::File::open(cgroup)
-            .map_err(|cause| Error::Pin { what: "open cgroup", path: cgroup.into(), cause })?;
+        let folder = fs::File::open(cgroup).map_err(|cause| Error::Pin {
+            what: "open cgroup",
+            path: cgroup.into(),
+            cause,
+        })?;
         let target = folder.as_raw_fd().cast_unsigned();
         for (name, attach_type) in SOCKET_HOOKS {
             let program = program_fd(ebpf, name)?.as_fd();
             let path = self.folder.join(name);
             // BPF_F_ALLOW_MULTI is how links attach to cgroups: programs of others keep running.
-            self.place(name, program, target, attach_type, 0, &path, &cgroup.display().to_string())?;
+            self.place(
+                name,
+                program,
+                target,
+                attach_type,
+                0,
+                &path,
+                &cgroup.display().to_string(),
+            )?;
         }
         Ok(())
     }
 }
 
 /// Attaches through the clsact qdisc. The filter stays when the agent goes.
-fn attach_clsact(ebpf: &mut Ebpf, name: &'static str, device: &str, direction: TcAttachType) -> Result<(), Error> {
-    let failed = |error: String| Error::Attach { name, target: device.to_owned(), cause: io::Error::other(error) };
+fn attach_clsact(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    device: &str,
+    direction: TcAttachType,
+) -> Result<(), Error> {
+    let failed = |error: String| Error::Attach {
+        name,
+        target: device.to_owned(),
+        cause: io::Error::other(error),
+    };
     // It is there already on all but the first start.
     let _ = tc::qdisc_add_clsact(device);
     let program: &mut SchedClassifier = ebpf
@@ -255,12 +333,22 @@ fn attach_clsact(ebpf: &mut Ebpf, name: &'static str, device: &str, direction: T
         .try_into()
         .map_err(|cause| Error::Program { name, cause })?;
     let options = || {
-        TcAttachOptions::Netlink(NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, ..NlOptions::default() })
+        TcAttachOptions::Netlink(NlOptions {
+            priority: CLSACT_PRIORITY,
+            handle: CLSACT_HANDLE,
+            ..NlOptions::default()
+        })
     };
-    let old = tc::SchedClassifierLink::attached(device, direction, CLSACT_PRIORITY, CLSACT_HANDLE, None);
-    let id = match old.map_err(|e| failed(e.to_string())).map(|old| program.attach_to_link(old)) {
+    let old =
+        tc::SchedClassifierLink::attached(device, direction, CLSACT_PRIORITY, CLSACT_HANDLE, None);
+    let id = match old
+        .map_err(|e| failed(e.to_string()))
+        .map(|old| program.attach_to_link(old))
+    {
         Ok(Ok(id)) => id,
-        _ => program.attach_with_options(device, direction, options()).map_err(|e| failed(e.to_string()))?,
+        _ => program
+            .attach_with_options(device, direction, options())
+            .map_err(|e| failed(e.to_string()))?,
     };
     // Dropping the link would detach it.
     let link = program.take_link(id).map_err(|e| failed(e.to_string()))?;
@@ -270,19 +358,27 @@ fn attach_clsact(ebpf: &mut Ebpf, name: &'static str, device: &str, direction: T
 
 /// The pins in a folder.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |cause| Error::Pin { what: "read", path: folder.into(), cause };
+    let failed = |cause| Error::Pin {
+        what: "read",
+        path: folder.into(),
+        cause,
+    };
     match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(failed(error)),
-        Ok(entries) => entries.map(|entry| Ok(entry.map_err(failed)?.path())).collect(),
+        Ok(entries) => entries
+            .map(|entry| Ok(entry.map_err(failed)?.path()))
+            .collect(),
     }
 }
 
 fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-            Err(Error::Pin { what: "remove", path: path.into(), cause })
-        }
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(Error::Pin {
+            what: "remove",
+            path: path.into(),
+            cause,
+        }),
         _ => Ok(()),
     }
 }

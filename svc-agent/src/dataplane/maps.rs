@@ -40,9 +40,24 @@ const V6_NAMES: Names = Names {
 
 /// Every map that outlives the agent.
 pub(super) const PINNED: [&str; 18] = [
-    "ADDRESSES_V4", "ADDRESSES_V6", "FRONTENDS_V4", "FRONTENDS_V6", "SLOTS_V4", "SLOTS_V6", "FLOWS_V4", "FLOWS_V6",
-    "SOCKETS_V4", "SOCKETS_V6", "FRAGMENTS_V4", "FRAGMENTS_V6", "DEVICES_V4", "DEVICES_V6", "CONFIG", "SERVICES",
-    "REASONS", "XDP_DEVICES",
+    "ADDRESSES_V4",
+    "ADDRESSES_V6",
+    "FRONTENDS_V4",
+    "FRONTENDS_V6",
+    "SLOTS_V4",
+    "SLOTS_V6",
+    "FLOWS_V4",
+    "FLOWS_V6",
+    "SOCKETS_V4",
+    "SOCKETS_V6",
+    "FRAGMENTS_V4",
+    "FRAGMENTS_V6",
+    "DEVICES_V4",
+    "DEVICES_V6",
+    "CONFIG",
+    "SERVICES",
+    "REASONS",
+    "XDP_DEVICES",
 ];
 
 /// Where maps come from: the object that was just loaded, or their pins.
@@ -58,7 +73,11 @@ impl Supply for Ebpf {
 
 impl Supply for &Path {
     fn take(&mut self, name: &'static str) -> Result<Map, Error> {
-        let failed = |cause| Error::Map { what: "open pinned", name, cause };
+        let failed = |cause| Error::Map {
+            what: "open pinned",
+            name,
+            cause,
+        };
         let data = MapData::from_pin(self.join(name)).map_err(failed)?;
         Map::from_map_data(data).map_err(failed)
     }
@@ -69,7 +88,9 @@ type FlowEntries<F> = Vec<(FlowKey<F>, Flow<F>)>;
 /// The clock that the programs stamp flows with.
 fn seconds_since_boot() -> u32 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
-    now.ok().and_then(|now| u32::try_from(now.tv_sec()).ok()).unwrap_or(0)
+    now.ok()
+        .and_then(|now| u32::try_from(now.tv_sec()).ok())
+        .unwrap_or(0)
 }
 
 pub(super) struct FamilyMaps<F: Family>
@@ -93,7 +114,10 @@ pub(super) struct Maps {
     reasons: PerCpuArray<MapData, u64>,
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(supply: &mut impl Supply, name: &'static str) -> Result<T, Error> {
+fn typed<T: TryFrom<Map, Error = MapError>>(
+    supply: &mut impl Supply,
+    name: &'static str,
+) -> Result<T, Error> {
     T::try_from(supply.take(name)?).map_err(failing("use", name))
 }
 
@@ -105,7 +129,9 @@ fn failing(what: &'static str, name: &'static str) -> impl Fn(MapError) -> Error
 fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(())
+        }
         other => other,
     }
 }
@@ -126,10 +152,16 @@ where
     }
 
     fn read(&self) -> Result<Actual<F>, Error> {
-        let frontends: BTreeMap<_, _> =
-            self.frontends.iter().collect::<Result<_, _>>().map_err(failing("read", self.names.frontends))?;
-        let addresses: BTreeMap<_, _> =
-            self.addresses.iter().collect::<Result<_, _>>().map_err(failing("read", self.names.addresses))?;
+        let frontends: BTreeMap<_, _> = self
+            .frontends
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failing("read", self.names.frontends))?;
+        let addresses: BTreeMap<_, _> = self
+            .addresses
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failing("read", self.names.addresses))?;
         let slot = |index: u32| match self.slots.get(&index, 0) {
             Ok(backend) => Ok(Some(backend)),
             Err(MapError::OutOfBounds { .. }) => Ok(None),
@@ -139,7 +171,10 @@ where
     }
 
     fn flows(&self) -> Result<FlowEntries<F>, Error> {
-        self.flows.iter().collect::<Result<_, _>>().map_err(failing("read", self.names.flows))
+        self.flows
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failing("read", self.names.flows))
     }
 
     fn apply(&mut self, changes: &FamilyChanges<F>) -> Result<(), Error> {
@@ -148,17 +183,24 @@ where
             match write {
                 Write::Slots { first, backends } => {
                     for (index, backend) in (first..).zip(backends) {
-                        self.slots.set(index, backend, 0).map_err(failing("write", names.slots))?;
+                        self.slots
+                            .set(index, backend, 0)
+                            .map_err(failing("write", names.slots))?;
                     }
                 }
                 Write::Address { addr, flags } => {
-                    self.addresses.insert(addr, flags, 0).map_err(failing("write", names.addresses))?;
+                    self.addresses
+                        .insert(addr, flags, 0)
+                        .map_err(failing("write", names.addresses))?;
                 }
                 Write::RemoveAddress { addr } => {
-                    gone(self.addresses.remove(&addr)).map_err(failing("write", names.addresses))?;
+                    gone(self.addresses.remove(&addr))
+                        .map_err(failing("write", names.addresses))?;
                 }
                 Write::Frontend { key, value } => {
-                    self.frontends.insert(key, value, 0).map_err(failing("write", names.frontends))?;
+                    self.frontends
+                        .insert(key, value, 0)
+                        .map_err(failing("write", names.frontends))?;
                 }
                 Write::RemoveFrontend { key } => {
                     gone(self.frontends.remove(&key)).map_err(failing("write", names.frontends))?;
@@ -171,14 +213,22 @@ where
     /// Makes DEVICES say exactly this.
     fn set_devices(&mut self, wanted: &BTreeMap<u32, F::Addr>) -> Result<(), Error> {
         let name = self.names.devices;
-        let actual: BTreeMap<u32, F::Addr> =
-            self.devices.iter().collect::<Result<_, _>>().map_err(failing("read", name))?;
+        let actual: BTreeMap<u32, F::Addr> = self
+            .devices
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failing("read", name))?;
         for (ifindex, addr) in wanted {
             if actual.get(ifindex) != Some(addr) {
-                self.devices.insert(ifindex, addr, 0).map_err(failing("write", name))?;
+                self.devices
+                    .insert(ifindex, addr, 0)
+                    .map_err(failing("write", name))?;
             }
         }
-        for ifindex in actual.keys().filter(|ifindex| !wanted.contains_key(ifindex)) {
+        for ifindex in actual
+            .keys()
+            .filter(|ifindex| !wanted.contains_key(ifindex))
+        {
             gone(self.devices.remove(ifindex)).map_err(failing("write", name))?;
         }
         Ok(())
@@ -198,14 +248,28 @@ impl Maps {
     }
 
     pub(super) fn read(&self) -> Result<Snapshot, Error> {
-        let labels: BTreeMap<u32, ServiceLabel> =
-            self.services.iter().collect::<Result<_, _>>().map_err(failing("read", "SERVICES"))?;
-        let services = labels.iter().map(|(id, value)| (*id, label::decode(value))).collect();
-        Ok(Snapshot { v4: self.v4.read()?, v6: self.v6.read()?, services })
+        let labels: BTreeMap<u32, ServiceLabel> = self
+            .services
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failing("read", "SERVICES"))?;
+        let services = labels
+            .iter()
+            .map(|(id, value)| (*id, label::decode(value)))
+            .collect();
+        Ok(Snapshot {
+            v4: self.v4.read()?,
+            v6: self.v6.read()?,
+            services,
+        })
     }
 
     pub(super) fn flows(&self) -> Result<Flows, Error> {
-        Ok(Flows { v4: self.v4.flows()?, v6: self.v6.flows()?, now: seconds_since_boot() })
+        Ok(Flows {
+            v4: self.v4.flows()?,
+            v6: self.v6.flows()?,
+            now: seconds_since_boot(),
+        })
     }
 
     pub(super) fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
@@ -213,7 +277,9 @@ impl Maps {
             let Some(value) = label::encode(text) else {
                 continue;
             };
-            self.services.insert(id, value, 0).map_err(failing("write", "SERVICES"))?;
+            self.services
+                .insert(id, value, 0)
+                .map_err(failing("write", "SERVICES"))?;
         }
         self.v4.apply(&changes.v4)?;
         self.v6.apply(&changes.v6)?;
@@ -224,13 +290,18 @@ impl Maps {
     }
 
     pub(super) fn configure(&mut self, config: &NodeConfig) -> Result<(), Error> {
-        self.config.set(0, config, 0).map_err(failing("write", "CONFIG"))
+        self.config
+            .set(0, config, 0)
+            .map_err(failing("write", "CONFIG"))
     }
 
     pub(super) fn set_devices(&mut self, addresses: &super::DeviceAddresses) -> Result<(), Error> {
         fn of<F: Family>(addresses: &super::DeviceAddresses) -> BTreeMap<u32, F::Addr> {
-            let own = addresses.iter().filter_map(|((ifindex, _), ip)| Some((*ifindex, F::addr_from_std(*ip)?)));
-            own.filter(|(_, addr)| *addr != F::Addr::UNSPECIFIED).collect()
+            let own = addresses
+                .iter()
+                .filter_map(|((ifindex, _), ip)| Some((*ifindex, F::addr_from_std(*ip)?)));
+            own.filter(|(_, addr)| *addr != F::Addr::UNSPECIFIED)
+                .collect()
         }
         self.v4.set_devices(&of::<V4>(addresses))?;
         self.v6.set_devices(&of::<V6>(addresses))
@@ -239,7 +310,10 @@ impl Maps {
     /// Packets and calls that did not go through, by reason.
     pub(super) fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
         let total = |reason: Reason| {
-            let per_cpu = self.reasons.get(&(reason as u32), 0).map_err(failing("read", "REASONS"))?;
+            let per_cpu = self
+                .reasons
+                .get(&(reason as u32), 0)
+                .map_err(failing("read", "REASONS"))?;
             Ok((reason, per_cpu.iter().sum()))
         };
         Reason::ALL.into_iter().map(total).collect()

@@ -17,9 +17,19 @@ const LINK_UPDATE: i32 = 29;
 type Attr = [u32; 16];
 
 /// Attaches a program to a device (by index) or a cgroup (by descriptor). Linux 5.7; tcx 6.6.
-pub(super) fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+pub(super) fn link_create(
+    program: BorrowedFd<'_>,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
     let mut attr: Attr = [0; 16];
-    attr[..4].copy_from_slice(&[program.as_raw_fd().cast_unsigned(), target, attach_type, flags]);
+    attr[..4].copy_from_slice(&[
+        program.as_raw_fd().cast_unsigned(),
+        target,
+        attach_type,
+        flags,
+    ]);
     let fd = bpf(LINK_CREATE, &attr)?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -28,13 +38,20 @@ pub(super) fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32
 /// Swaps the program of a link, atomically. ENOLINK: what it was attached to is gone.
 pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr: Attr = [0; 16];
-    attr[..2].copy_from_slice(&[link.as_raw_fd().cast_unsigned(), program.as_raw_fd().cast_unsigned()]);
+    attr[..2].copy_from_slice(&[
+        link.as_raw_fd().cast_unsigned(),
+        program.as_raw_fd().cast_unsigned(),
+    ]);
     bpf(LINK_UPDATE, &attr).map(drop)
 }
 
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    bpf(OBJ_PIN, &path_attr(&path, object.as_raw_fd().cast_unsigned())).map(drop)
+    bpf(
+        OBJ_PIN,
+        &path_attr(&path, object.as_raw_fd().cast_unsigned()),
+    )
+    .map(drop)
 }
 
 pub(super) fn get_pinned(path: &Path) -> io::Result<OwnedFd> {
@@ -56,13 +73,18 @@ fn path_attr(path: &CString, fd: u32) -> Attr {
 fn bpf(command: i32, attr: &Attr) -> io::Result<i32> {
     // SAFETY: the attribute outlives the call, its size is stated, and pointers in it are those of live CStrings.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of::<Attr>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(i32::try_from(result).unwrap_or(0)) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(i32::try_from(result).unwrap_or(0))
+    }
 }
 
 /// The cookie of this process's network namespace, by `SO_NETNS_COOKIE` (Linux 5.14).
 pub(super) fn netns_cookie() -> io::Result<u64> {
     const SO_NETNS_COOKIE: i32 = 71;
-    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).or_else(|_| std::net::UdpSocket::bind("[::]:0"))?;
+    let socket = std::net::UdpSocket::bind(("127.0.0.1", 0))
+        .or_else(|_| std::net::UdpSocket::bind("[::]:0"))?;
     let (mut cookie, mut len) = (0u64, size_of::<u64>() as libc::socklen_t);
     // SAFETY: the kernel writes at most `len` bytes to `cookie`, and both outlive the call.
     let result = unsafe {
@@ -74,5 +96,9 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
             &raw mut len,
         )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(cookie)
+    }
 }

@@ -5,10 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
+};
+use rtnetlink::packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 
@@ -19,7 +23,10 @@ pub enum Error {
     #[error("cannot open a netlink socket: {0}")]
     Open(std::io::Error),
     #[error("cannot read the node's {what}: {source}")]
-    Read { what: &'static str, source: rtnetlink::Error },
+    Read {
+        what: &'static str,
+        source: rtnetlink::Error,
+    },
     #[error("netlink notifications ended")]
     Ended,
 }
@@ -40,7 +47,8 @@ impl Watch {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
         ];
-        let (connection, handle, messages) = new_multicast_connection(&groups).map_err(Error::Open)?;
+        let (connection, handle, messages) =
+            new_multicast_connection(&groups).map_err(Error::Open)?;
         tokio::spawn(connection);
         Ok(Self { handle, messages })
     }
@@ -52,9 +60,13 @@ impl Watch {
                 // An overrun lost something: read everything.
                 return Ok(());
             };
-            match message {
-                RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) if !is_default(&route) => (),
-                _ => return Ok(()),
+            // Other routes come and go all the time, where a routing daemon runs.
+            let other_route = matches!(
+                &message,
+                RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) if !is_default(route)
+            );
+            if !other_route {
+                return Ok(());
             }
         }
         Err(Error::Ended)
@@ -63,13 +75,30 @@ impl Watch {
     /// Reads all devices.
     pub async fn devices(&self) -> Result<Devices, Error> {
         let read = |what| move |source| Error::Read { what, source };
-        let links: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(read("devices"))?;
-        let mut devices: Devices = links.into_iter().map(|link| (link.header.index, device(link))).collect();
-        let addresses: Vec<AddressMessage> =
-            self.handle.address().get().execute().try_collect().await.map_err(read("addresses"))?;
+        let links: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(read("devices"))?;
+        let mut devices: Devices = links
+            .into_iter()
+            .map(|link| (link.header.index, device(link)))
+            .collect();
+        let addresses: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(read("addresses"))?;
         for message in addresses {
-            if let (Some(device), Some(addr)) = (devices.get_mut(&message.header.index), address(&message)) {
+            if let (Some(device), Some(addr)) =
+                (devices.get_mut(&message.header.index), address(&message))
+            {
                 device.addresses.push(addr);
             }
         }
@@ -87,16 +116,25 @@ impl Watch {
             RouteMessageBuilder::<Ipv4Addr>::new().build(),
             RouteMessageBuilder::<Ipv6Addr>::new().build(),
         ] {
-            let routes: Vec<RouteMessage> = self.handle.route().get(any).execute().try_collect().await?;
+            let routes: Vec<RouteMessage> =
+                self.handle.route().get(any).execute().try_collect().await?;
             for route in routes.iter().filter(|route| is_default(route)) {
-                devices.extend(route.attributes.iter().filter_map(|attribute| match attribute {
-                    RouteAttribute::Oif(ifindex) => Some(*ifindex),
-                    _ => None,
-                }));
-                let hops = route.attributes.iter().filter_map(|attribute| match attribute {
-                    RouteAttribute::MultiPath(hops) => Some(hops),
-                    _ => None,
-                });
+                devices.extend(
+                    route
+                        .attributes
+                        .iter()
+                        .filter_map(|attribute| match attribute {
+                            RouteAttribute::Oif(ifindex) => Some(*ifindex),
+                            _ => None,
+                        }),
+                );
+                let hops = route
+                    .attributes
+                    .iter()
+                    .filter_map(|attribute| match attribute {
+                        RouteAttribute::MultiPath(hops) => Some(hops),
+                        _ => None,
+                    });
                 devices.extend(hops.flatten().map(|hop| hop.interface_index));
             }
         }
@@ -152,7 +190,12 @@ fn address(message: &AddressMessage) -> Option<IpAddr> {
         }
     }
     let scope = message.header.scope;
-    if flags.intersects(unusable) || matches!(scope, AddressScope::Link | AddressScope::Host | AddressScope::Nowhere) {
+    if flags.intersects(unusable)
+        || matches!(
+            scope,
+            AddressScope::Link | AddressScope::Host | AddressScope::Nowhere
+        )
+    {
         return None;
     }
     // On a point-to-point device ADDRESS is the peer.

@@ -5,13 +5,22 @@ fn nic() -> Device {
         name: "eth0".into(),
         ethernet: true,
         default_route: true,
-        addresses: vec!["172.18.0.11".parse().unwrap(), "fd00:18::11".parse().unwrap()],
+        addresses: vec![
+            "172.18.0.11".parse().unwrap(),
+            "fd00:18::11".parse().unwrap(),
+        ],
         ..Device::default()
     }
 }
 
 fn pod() -> Device {
-    Device { name: "vetha".into(), kind: "veth".into(), ethernet: true, peer_elsewhere: true, ..Device::default() }
+    Device {
+        name: "vetha".into(),
+        kind: "veth".into(),
+        ethernet: true,
+        peer_elsewhere: true,
+        ..Device::default()
+    }
 }
 
 #[test]
@@ -23,33 +32,61 @@ fn the_default_route_leads_outside_and_a_veth_with_its_end_elsewhere_leads_to_a_
 
 #[test]
 fn the_node_of_a_kind_cluster_has_a_veth_that_leads_outside() {
-    let eth0 = Device { default_route: true, ..pod() };
+    let eth0 = Device {
+        default_route: true,
+        ..pod()
+    };
     assert!(Selection::default().is_outside(&eth0, &[]));
     assert!(!Selection::default().is_pod(&eth0, &[]));
 }
 
 #[test]
 fn a_device_with_the_address_of_the_node_is_outside_without_any_default_route() {
-    let device = Device { default_route: false, ..nic() };
+    let device = Device {
+        default_route: false,
+        ..nic()
+    };
     assert!(!Selection::default().is_outside(&device, &[]));
     assert!(Selection::default().is_outside(&device, &device.addresses));
 }
 
 #[test]
 fn flags_decide_when_they_are_given() {
-    let selection =
-        Selection { devices: vec!["bond*".parse().unwrap()], pod_devices: vec!["tap*".parse().unwrap()] };
+    let selection = Selection {
+        devices: vec!["bond*".parse().unwrap()],
+        pod_devices: vec!["tap*".parse().unwrap()],
+    };
     assert!(!selection.is_outside(&nic(), &[]));
     assert!(!selection.is_pod(&pod(), &[]));
-    assert!(selection.is_pod(&Device { name: "tap1".into(), kind: "tun".into(), ..pod() }, &[]));
+    assert!(selection.is_pod(
+        &Device {
+            name: "tap1".into(),
+            kind: "tun".into(),
+            ..pod()
+        },
+        &[]
+    ));
 }
 
 #[test]
 fn auto_puts_xdp_on_hardware_only() {
-    let devices = Devices::from([(2, nic()), (3, Device { name: "eth1".into(), kind: "veth".into(), ..nic() })]);
+    let devices = Devices::from([
+        (2, nic()),
+        (
+            3,
+            Device {
+                name: "eth1".into(),
+                kind: "veth".into(),
+                ..nic()
+            },
+        ),
+    ]);
     let hooks = Selection::default().hooks(&devices, &[], config::Xdp::Auto);
-    let xdp: Vec<u32> =
-        hooks.keys().filter(|(_, hook)| matches!(hook, Hook::Xdp(_))).map(|(ifindex, _)| *ifindex).collect();
+    let xdp: Vec<u32> = hooks
+        .keys()
+        .filter(|(_, hook)| matches!(hook, Hook::Xdp(_)))
+        .map(|(ifindex, _)| *ifindex)
+        .collect();
     assert_eq!(xdp, [2]);
 }
 
@@ -58,7 +95,10 @@ fn devices_without_an_address_leave_with_that_of_the_node() {
     let devices = Devices::from([(2, nic()), (3, pod())]);
     let table = device_addresses(&devices, &default_addresses(&devices));
     let v4: IpAddr = "172.18.0.11".parse().unwrap();
-    assert_eq!([table[&(0, false)], table[&(2, false)], table[&(3, false)]], [v4; 3]);
+    assert_eq!(
+        [table[&(0, false)], table[&(2, false)], table[&(3, false)]],
+        [v4; 3]
+    );
     assert_eq!(table[&(3, true)], "fd00:18::11".parse::<IpAddr>().unwrap());
 }
 

@@ -162,9 +162,9 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
                             || out.because() == Reason::SnatPortsExhausted
                             || known
                     );
-                    // One half may still be there and go on when a port becomes free.
-                    if out.because() != Reason::SnatPortsExhausted {
-                        connections.remove(&id);
+                    // One half may still be there, and go on when a port becomes free for the other.
+                    if let Some(known) = connections.get_mut(&id) {
+                        known.damaged = true;
                     }
                     continue;
                 }
