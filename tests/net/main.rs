@@ -1,7 +1,13 @@
 //! Network namespaces, real agents, real sockets: every path in every setting.
 
+mod capture;
+mod choice;
+mod churn;
+mod inspect;
 mod lab;
+mod life;
 mod paths;
+mod wire;
 
 use std::sync::{Arc, Mutex};
 
@@ -11,26 +17,79 @@ use paths::Way;
 use xtask::topology::Cni;
 
 const SETTINGS: [Setting; 7] = [
-    Setting { name: "socket_tcp", socket_lb: "tcp", xdp: "off", cni: Cni::Ptp },
-    Setting { name: "socket_all", socket_lb: "all", xdp: "off", cni: Cni::Ptp },
-    Setting { name: "socket_host_only", socket_lb: "host-only", xdp: "off", cni: Cni::Ptp },
-    Setting { name: "packets_only", socket_lb: "off", xdp: "off", cni: Cni::Ptp },
-    Setting { name: "packets_only_bridge", socket_lb: "off", xdp: "off", cni: Cni::Bridge },
-    Setting { name: "xdp_native", socket_lb: "off", xdp: "native", cni: Cni::Ptp },
-    Setting { name: "xdp_generic", socket_lb: "tcp", xdp: "generic", cni: Cni::Ptp },
+    Setting {
+        name: "socket_tcp",
+        socket_lb: "tcp",
+        xdp: "off",
+        cni: Cni::Ptp,
+    },
+    Setting {
+        name: "socket_all",
+        socket_lb: "all",
+        xdp: "off",
+        cni: Cni::Ptp,
+    },
+    Setting {
+        name: "socket_host_only",
+        socket_lb: "host-only",
+        xdp: "off",
+        cni: Cni::Ptp,
+    },
+    Setting {
+        name: "packets_only",
+        socket_lb: "off",
+        xdp: "off",
+        cni: Cni::Ptp,
+    },
+    Setting {
+        name: "packets_only_bridge",
+        socket_lb: "off",
+        xdp: "off",
+        cni: Cni::Bridge,
+    },
+    Setting {
+        name: "xdp_native",
+        socket_lb: "off",
+        xdp: "native",
+        cni: Cni::Ptp,
+    },
+    Setting {
+        name: "xdp_generic",
+        socket_lb: "tcp",
+        xdp: "generic",
+        cni: Cni::Ptp,
+    },
 ];
+
+/// A test that concerns some settings. It leaves the lab as it was; one that cannot is the last of its setting.
+pub struct Case {
+    pub name: &'static str,
+    pub settings: &'static [&'static str],
+    pub test: fn(&mut Lab) -> anyhow::Result<()>,
+}
 
 /// The lab of the setting whose tests are running; the next setting's first test replaces it.
 type Shared = Arc<Mutex<(Option<Setting>, Result<Lab, String>)>>;
 
-fn with_lab(shared: &Shared, setting: Setting, test: impl FnOnce(&mut Lab) -> anyhow::Result<()>) -> Result<(), Failed> {
-    let mut lab = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+fn with_lab(
+    shared: &Shared,
+    setting: Setting,
+    test: impl FnOnce(&mut Lab) -> anyhow::Result<()>,
+) -> Result<(), Failed> {
+    let mut lab = shared
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if lab.0 != Some(setting) {
         *lab = (Some(setting), Err("the lab was not made".into()));
         lab.1 = Lab::new(setting).map_err(|e| format!("{e:#}"));
     }
-    let lab = lab.1.as_mut().map_err(|why| why.clone())?;
-    test(lab).map_err(|e| format!("{e:#}\n{}", lab.logs()).into())
+    let running = lab.1.as_mut().map_err(|why| why.clone())?;
+    let outcome = test(running).map_err(|e| format!("{e:#}\n{}", running.logs()));
+    if outcome.is_err() {
+        // Whatever it has left shall not fail the next one.
+        *lab = (None, Err("the last test failed".into()));
+    }
+    Ok(outcome?)
 }
 
 fn main() {
@@ -44,12 +103,34 @@ fn main() {
             for way in Way::ALL {
                 let shared = shared.clone();
                 let name = format!("{}::{name}::{}", setting.name, way.name());
-                trials.push(Trial::test(name, move || with_lab(&shared, setting, |lab| test(lab, way))));
+                trials.push(Trial::test(name, move || {
+                    with_lab(&shared, setting, |lab| test(lab, way))
+                }));
             }
+        }
+        let cases = [
+            choice::CASES,
+            wire::CASES,
+            churn::CASES,
+            inspect::CASES,
+            life::CASES,
+        ];
+        for case in cases
+            .into_iter()
+            .flatten()
+            .filter(|case| case.settings.contains(&setting.name))
+        {
+            let shared = shared.clone();
+            let name = format!("{}::{}", setting.name, case.name);
+            trials.push(Trial::test(name, move || {
+                with_lab(&shared, setting, case.test)
+            }));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // The lab removes its namespaces; `exit` would not drop it.
-    *shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = (None, Err(String::new()));
+    *shared
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner) = (None, Err(String::new()));
     conclusion.exit();
 }

@@ -7,7 +7,7 @@ use xtask::traffic::{Probe, Protocol};
 
 use crate::lab::{Lab, TCP_PORT};
 
-const PODS: [&str; 3] = ["pod-a", "pod-b", "pod-c"];
+pub const PODS: [&str; 3] = ["pod-a", "pod-b", "pod-c"];
 
 /// One of the four ways to ask.
 #[derive(Clone, Copy)]
@@ -18,10 +18,22 @@ pub struct Way {
 
 impl Way {
     pub const ALL: [Way; 4] = [
-        Way { v6: false, protocol: Protocol::Tcp },
-        Way { v6: false, protocol: Protocol::Udp },
-        Way { v6: true, protocol: Protocol::Tcp },
-        Way { v6: true, protocol: Protocol::Udp },
+        Way {
+            v6: false,
+            protocol: Protocol::Tcp,
+        },
+        Way {
+            v6: false,
+            protocol: Protocol::Udp,
+        },
+        Way {
+            v6: true,
+            protocol: Protocol::Tcp,
+        },
+        Way {
+            v6: true,
+            protocol: Protocol::Udp,
+        },
     ];
 
     pub fn name(self) -> String {
@@ -45,30 +57,78 @@ impl Way {
 
     /// A node port of the n-th Service.
     pub fn node_port(self, lab: &Lab, node: &str, n: u16) -> SocketAddr {
-        let port = if self.is_udp() { 30_052 + n } else { 30_079 + n };
+        let port = if self.is_udp() {
+            30_052 + n
+        } else {
+            30_079 + n
+        };
         SocketAddr::new(lab.address(node, self.v6), port)
     }
 
+    /// A pod itself.
+    pub fn direct(self, lab: &Lab, pod: &str) -> SocketAddr {
+        SocketAddr::new(
+            lab.address(pod, self.v6),
+            if self.is_udp() {
+                crate::lab::UDP_PORT
+            } else {
+                TCP_PORT
+            },
+        )
+    }
+
+    /// The LoadBalancer address of the first Service.
+    pub fn load_balancer(self) -> Result<SocketAddr> {
+        self.at("192.0.2.127", "2001:db8:2::127")
+    }
+
     fn at(self, v4: &str, v6: &str) -> Result<SocketAddr> {
-        Ok(SocketAddr::new(self.pick(v4, v6).parse()?, if self.is_udp() { 53 } else { 80 }))
+        Ok(SocketAddr::new(
+            self.pick(v4, v6).parse()?,
+            if self.is_udp() { 53 } else { 80 },
+        ))
     }
 }
 
 pub type Test = (&'static str, fn(&Lab, Way) -> Result<()>);
 
 pub const TESTS: [Test; 15] = [
-    ("a_pod_reaches_every_backend_of_a_cluster_ip", pod_to_cluster_ip),
-    ("a_process_of_the_node_reaches_a_cluster_ip", node_to_cluster_ip),
-    ("outside_reaches_a_node_port_on_every_node", outside_to_node_port),
-    ("outside_reaches_load_balancer_and_external_ips", outside_to_external),
-    ("a_pod_reaches_node_ports_and_load_balancer_ips", pod_to_external),
+    (
+        "a_pod_reaches_every_backend_of_a_cluster_ip",
+        pod_to_cluster_ip,
+    ),
+    (
+        "a_process_of_the_node_reaches_a_cluster_ip",
+        node_to_cluster_ip,
+    ),
+    (
+        "outside_reaches_a_node_port_on_every_node",
+        outside_to_node_port,
+    ),
+    (
+        "outside_reaches_load_balancer_and_external_ips",
+        outside_to_external,
+    ),
+    (
+        "a_pod_reaches_node_ports_and_load_balancer_ips",
+        pod_to_external,
+    ),
     ("a_local_backend_sees_the_client", local_backend_sees_client),
     ("a_remote_backend_sees_the_node", remote_backend_sees_node),
     ("a_pod_reaches_itself", hairpin),
-    ("a_service_without_endpoints_refuses_pods_and_nodes", empty_inside),
+    (
+        "a_service_without_endpoints_refuses_pods_and_nodes",
+        empty_inside,
+    ),
     ("a_service_without_endpoints_refuses_outside", empty_outside),
-    ("an_undefined_port_of_a_cluster_ip_is_refused", undefined_port),
-    ("a_cluster_ip_is_silent_to_the_outside", cluster_ip_from_outside),
+    (
+        "an_undefined_port_of_a_cluster_ip_is_refused",
+        undefined_port,
+    ),
+    (
+        "a_cluster_ip_is_silent_to_the_outside",
+        cluster_ip_from_outside,
+    ),
     ("a_backend_on_the_host_network_answers", host_backend),
     ("megabytes_pass_both_ways", megabytes),
     ("direct_traffic_is_left_alone", direct),
@@ -77,7 +137,10 @@ pub const TESTS: [Test; 15] = [
 fn pod_to_cluster_ip(lab: &Lab, way: Way) -> Result<()> {
     let vip = way.cluster_ip(1);
     for answer in lab.answered_by("pod-d", way.protocol, vip, &PODS)? {
-        ensure!(Lab::seen(&answer)?.1 == vip, "the socket's peer is not the Service: {answer:?}");
+        ensure!(
+            Lab::seen(&answer)?.1 == vip,
+            "the socket's peer is not the Service: {answer:?}"
+        );
     }
     lab.answered_by("pod-a", way.protocol, vip, &PODS).map(drop)
 }
@@ -85,63 +148,135 @@ fn pod_to_cluster_ip(lab: &Lab, way: Way) -> Result<()> {
 fn node_to_cluster_ip(lab: &Lab, way: Way) -> Result<()> {
     lab.answered_by("node1", way.protocol, way.cluster_ip(1), &PODS)?;
     lab.answered_by("node2", way.protocol, way.cluster_ip(2), &["pod-a"])?;
-    lab.answered_by("node1", way.protocol, way.cluster_ip(2), &["pod-a"]).map(drop)
+    lab.answered_by("node1", way.protocol, way.cluster_ip(2), &["pod-a"])
+        .map(drop)
 }
 
 fn outside_to_node_port(lab: &Lab, way: Way) -> Result<()> {
     for node in ["node1", "node2"] {
         lab.answered_by("client", way.protocol, way.node_port(lab, node, 1), &PODS)?;
-        lab.answered_by("client", way.protocol, way.node_port(lab, node, 2), &["pod-a"])?;
-        lab.answered_by("client", way.protocol, way.node_port(lab, node, 3), &["pod-c"])?;
+        lab.answered_by(
+            "client",
+            way.protocol,
+            way.node_port(lab, node, 2),
+            &["pod-a"],
+        )?;
+        lab.answered_by(
+            "client",
+            way.protocol,
+            way.node_port(lab, node, 3),
+            &["pod-c"],
+        )?;
     }
     Ok(())
 }
 
 fn outside_to_external(lab: &Lab, way: Way) -> Result<()> {
-    lab.answered_by("client", way.protocol, way.at("192.0.2.127", "2001:db8:2::127")?, &PODS)?;
-    lab.answered_by("client", way.protocol, way.at("198.51.100.32", "2001:db8:100::32")?, &PODS).map(drop)
+    lab.answered_by(
+        "client",
+        way.protocol,
+        way.at("192.0.2.127", "2001:db8:2::127")?,
+        &PODS,
+    )?;
+    lab.answered_by(
+        "client",
+        way.protocol,
+        way.at("198.51.100.32", "2001:db8:100::32")?,
+        &PODS,
+    )
+    .map(drop)
 }
 
 fn pod_to_external(lab: &Lab, way: Way) -> Result<()> {
     lab.answered_by("pod-b", way.protocol, way.node_port(lab, "node1", 1), &PODS)?;
-    lab.answered_by("pod-b", way.protocol, way.node_port(lab, "node2", 3), &["pod-c"])?;
-    lab.answered_by("pod-b", way.protocol, way.at("192.0.2.127", "2001:db8:2::127")?, &PODS)?;
-    lab.answered_by("node1", way.protocol, way.at("198.51.100.32", "2001:db8:100::32")?, &PODS).map(drop)
+    lab.answered_by(
+        "pod-b",
+        way.protocol,
+        way.node_port(lab, "node2", 3),
+        &["pod-c"],
+    )?;
+    lab.answered_by(
+        "pod-b",
+        way.protocol,
+        way.at("192.0.2.127", "2001:db8:2::127")?,
+        &PODS,
+    )?;
+    lab.answered_by(
+        "node1",
+        way.protocol,
+        way.at("198.51.100.32", "2001:db8:100::32")?,
+        &PODS,
+    )
+    .map(drop)
 }
 
 fn local_backend_sees_client(lab: &Lab, way: Way) -> Result<()> {
-    for answer in lab.answered_by("client", way.protocol, way.node_port(lab, "node1", 2), &["pod-a"])? {
+    for answer in lab.answered_by(
+        "client",
+        way.protocol,
+        way.node_port(lab, "node1", 2),
+        &["pod-a"],
+    )? {
         let (seen, _) = Lab::seen(&answer)?;
-        ensure!(seen.ip() == lab.address("client", way.v6), "pod-a saw {seen}");
+        ensure!(
+            seen.ip() == lab.address("client", way.v6),
+            "pod-a saw {seen}"
+        );
     }
     Ok(())
 }
 
 fn remote_backend_sees_node(lab: &Lab, way: Way) -> Result<()> {
-    for answer in lab.answered_by("client", way.protocol, way.node_port(lab, "node2", 2), &["pod-a"])? {
+    for answer in lab.answered_by(
+        "client",
+        way.protocol,
+        way.node_port(lab, "node2", 2),
+        &["pod-a"],
+    )? {
         let (seen, _) = Lab::seen(&answer)?;
-        ensure!(seen.ip() == lab.address("node2", way.v6), "pod-a saw {seen}");
-        ensure!(!(32_768..=60_999).contains(&seen.port()), "port {} is one that the node hands out", seen.port());
+        ensure!(
+            seen.ip() == lab.address("node2", way.v6),
+            "pod-a saw {seen}"
+        );
+        ensure!(
+            !(32_768..=60_999).contains(&seen.port()),
+            "port {} is one that the node hands out",
+            seen.port()
+        );
     }
     Ok(())
 }
 
 fn hairpin(lab: &Lab, way: Way) -> Result<()> {
     lab.answered_by("pod-a", way.protocol, way.cluster_ip(2), &["pod-a"])?;
-    lab.answered_by("pod-a", way.protocol, way.node_port(lab, "node1", 2), &["pod-a"]).map(drop)
+    lab.answered_by(
+        "pod-a",
+        way.protocol,
+        way.node_port(lab, "node1", 2),
+        &["pod-a"],
+    )
+    .map(drop)
 }
 
 fn empty_inside(lab: &Lab, way: Way) -> Result<()> {
     for from in ["pod-a", "node1"] {
         lab.refused(from, way.protocol, way.cluster_ip(4))?;
-        lab.refused(from, way.protocol, way.at("192.0.2.128", "2001:db8:2::128")?)?;
+        lab.refused(
+            from,
+            way.protocol,
+            way.at("192.0.2.128", "2001:db8:2::128")?,
+        )?;
     }
     Ok(())
 }
 
 fn empty_outside(lab: &Lab, way: Way) -> Result<()> {
     lab.refused("client", way.protocol, way.node_port(lab, "node1", 4))?;
-    lab.refused("client", way.protocol, way.at("192.0.2.128", "2001:db8:2::128")?)
+    lab.refused(
+        "client",
+        way.protocol,
+        way.at("192.0.2.128", "2001:db8:2::128")?,
+    )
 }
 
 fn undefined_port(lab: &Lab, way: Way) -> Result<()> {
@@ -159,7 +294,12 @@ fn host_backend(lab: &Lab, way: Way) -> Result<()> {
         lab.answered_by(from, way.protocol, way.cluster_ip(5), &["node1"])?;
     }
     for node in ["node1", "node2"] {
-        lab.answered_by("client", way.protocol, way.node_port(lab, node, 5), &["node1"])?;
+        lab.answered_by(
+            "client",
+            way.protocol,
+            way.node_port(lab, node, 5),
+            &["node1"],
+        )?;
     }
     Ok(())
 }
@@ -175,16 +315,26 @@ fn megabytes(lab: &Lab, way: Way) -> Result<()> {
     ];
     for (from, to) in ways {
         let timeout = std::time::Duration::from_secs(10);
-        let answers = Probe::new(way.protocol, to).bytes(bytes).timeout(timeout).run(&lab.topology, from)?;
-        ensure!(answers.iter().all(|a| a.by().is_some()), "{from} → {to}: {answers:?}");
+        let answers = Probe::new(way.protocol, to)
+            .bytes(bytes)
+            .timeout(timeout)
+            .run(&lab.topology, from)?;
+        ensure!(
+            answers.iter().all(|a| a.by().is_some()),
+            "{from} → {to}: {answers:?}"
+        );
     }
     Ok(())
 }
 
 fn direct(lab: &Lab, way: Way) -> Result<()> {
-    let port = if way.is_udp() { crate::lab::UDP_PORT } else { TCP_PORT };
-    for (from, to) in [("pod-a", "pod-b"), ("pod-a", "pod-c"), ("client", "pod-a"), ("node2", "pod-b")] {
-        lab.answered_by(from, way.protocol, SocketAddr::new(lab.address(to, way.v6), port), &[to])?;
+    for (from, to) in [
+        ("pod-a", "pod-b"),
+        ("pod-a", "pod-c"),
+        ("client", "pod-a"),
+        ("node2", "pod-b"),
+    ] {
+        lab.answered_by(from, way.protocol, way.direct(lab, to), &[to])?;
     }
     Ok(())
 }

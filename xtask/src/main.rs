@@ -39,6 +39,9 @@ enum Verb {
     /// Prints who answers (what clients of the demo and of the tests run).
     #[command(hide = true)]
     Probe(traffic::ProbeArgs),
+    /// Keeps one socket in use (what shows that established connections live on).
+    #[command(hide = true)]
+    Talk(traffic::TalkArgs),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +64,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => return layers::test(&args),
         Verb::Serve(args) => traffic::serve(&args)?,
         Verb::Probe(args) => traffic::probe(&args)?,
+        Verb::Talk(args) => traffic::talk(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@
 
 mod probe;
 mod serve;
+mod talk;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +23,7 @@ use crate::topology::Topology;
 
 pub use probe::{ProbeArgs, probe};
 pub use serve::{ServeArgs, serve};
+pub use talk::{Conversation, TalkArgs, talk};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Protocol {
@@ -182,7 +184,7 @@ pub struct Probe {
     pub bytes: usize,
     /// UDP: connect() the socket, so that a port-unreachable is seen.
     pub connected: bool,
-    /// The client's own port; 0 for any.
+    /// The client's own port; 0 for any. With UDP each next request has the next port.
     pub source_port: u16,
     /// Between two requests.
     pub pause: Duration,

@@ -25,6 +25,7 @@ pub struct ProbeArgs {
     /// UDP: connect() the socket.
     #[arg(long)]
     connected: bool,
+    /// UDP: the first request's; each next one has the next.
     #[arg(long, default_value_t = 0)]
     source_port: u16,
     #[arg(long, default_value_t = 0)]
@@ -39,11 +40,7 @@ pub fn probe(args: &ProbeArgs) -> Result<()> {
             Protocol::Tcp => tcp(args),
             Protocol::Udp => udp(args, number),
         };
-        let outcome = outcome.unwrap_or_else(|error| match error.kind() {
-            ErrorKind::ConnectionRefused => Outcome::Refused,
-            ErrorKind::TimedOut | ErrorKind::WouldBlock => Outcome::TimedOut,
-            _ => Outcome::Failed(error.to_string()),
-        });
+        let outcome = outcome.unwrap_or_else(|error| outcome_of(&error));
         writeln!(
             out,
             "{}",
@@ -56,6 +53,14 @@ pub fn probe(args: &ProbeArgs) -> Result<()> {
         thread::sleep(Duration::from_millis(args.pause_ms));
     }
     Ok(())
+}
+
+pub(super) fn outcome_of(error: &io::Error) -> Outcome {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => Outcome::Refused,
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => Outcome::TimedOut,
+        _ => Outcome::Failed(error.to_string()),
+    }
 }
 
 fn tcp(args: &ProbeArgs) -> io::Result<Outcome> {
@@ -85,15 +90,15 @@ fn connect(args: &ProbeArgs, timeout: Duration) -> io::Result<TcpStream> {
         None,
     )?;
     socket.set_reuse_address(true)?;
-    socket.bind(&any(args).into())?;
+    socket.bind(&any(args, args.source_port).into())?;
     socket.connect_timeout(&args.to.into(), timeout)?;
     Ok(socket.into())
 }
 
-fn any(args: &ProbeArgs) -> SocketAddr {
+fn any(args: &ProbeArgs, port: u16) -> SocketAddr {
     match args.to {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, args.source_port).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, args.source_port).into(),
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
     }
 }
 
@@ -120,7 +125,12 @@ fn echo(stream: &TcpStream, reader: &mut impl Read, bytes: usize) -> io::Result<
 }
 
 fn udp(args: &ProbeArgs, number: usize) -> io::Result<Outcome> {
-    let socket = UdpSocket::bind(any(args))?;
+    let next = if args.source_port == 0 {
+        0
+    } else {
+        u16::try_from(number).unwrap_or(u16::MAX)
+    };
+    let socket = UdpSocket::bind(any(args, args.source_port.saturating_add(next)))?;
     socket.set_read_timeout(Some(Duration::from_millis(args.timeout_ms)))?;
     // The first bytes tell this request from the one before.
     let mut sent: Vec<u8> = (0..args.bytes).map(pattern).collect();
@@ -145,7 +155,7 @@ fn udp(args: &ProbeArgs, number: usize) -> io::Result<Outcome> {
     greeted(greeting, peer)
 }
 
-fn greeted(greeting: &[u8], peer: SocketAddr) -> io::Result<Outcome> {
+pub(super) fn greeted(greeting: &[u8], peer: SocketAddr) -> io::Result<Outcome> {
     let odd = || io::Error::other(format!("an odd greeting of {} bytes", greeting.len()));
     let text = str::from_utf8(greeting).map_err(|_| odd())?;
     let (by, seen) = text.trim_end().split_once(' ').ok_or_else(odd)?;

@@ -1,0 +1,140 @@
+//! One long conversation on one socket: `xtask talk tcp 10.96.0.10:80` sends a line for each line of its stdin and
+//! prints what became of it. It shows what established connections live through.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::probe::{greeted, outcome_of};
+use super::{Answer, Outcome, Protocol, Running};
+use crate::programs::workspace_binary;
+use crate::topology::Topology;
+
+/// Talks to one server until stdin ends.
+#[derive(clap::Args, Debug)]
+pub struct TalkArgs {
+    protocol: Protocol,
+    to: SocketAddr,
+    #[arg(long, default_value_t = 1000)]
+    timeout_ms: u64,
+}
+
+/// Sends one line, and awaits its answer.
+type Talker = Box<dyn FnMut(&str) -> io::Result<Outcome>>;
+
+pub fn talk(args: &TalkArgs) -> Result<()> {
+    let timeout = Duration::from_millis(args.timeout_ms);
+    let mut line: Talker = match args.protocol {
+        Protocol::Tcp => tcp(args.to, timeout)?,
+        Protocol::Udp => udp(args.to, timeout)?,
+    };
+    let mut out = io::stdout().lock();
+    for text in io::stdin().lock().lines() {
+        let start = Instant::now();
+        let outcome = line(&text?).unwrap_or_else(|error| outcome_of(&error));
+        writeln!(
+            out,
+            "{}",
+            Answer {
+                outcome,
+                took: start.elapsed()
+            }
+        )?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn tcp(to: SocketAddr, timeout: Duration) -> Result<Talker> {
+    let mut stream = TcpStream::connect_timeout(&to, timeout)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(timeout))?;
+    let peer = stream.peer_addr()?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut greeting = Vec::new();
+    reader.read_until(b'\n', &mut greeting)?;
+    let outcome = greeted(&greeting, peer)?;
+    Ok(Box::new(move |text| {
+        stream.write_all(text.as_bytes())?;
+        let mut echo = vec![0; text.len()];
+        reader.read_exact(&mut echo)?;
+        if echo == text.as_bytes() {
+            Ok(outcome.clone())
+        } else {
+            Err(ErrorKind::InvalidData.into())
+        }
+    }))
+}
+
+fn udp(to: SocketAddr, timeout: Duration) -> Result<Talker> {
+    let any: SocketAddr = if to.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.connect(to)?;
+    Ok(Box::new(move |text| {
+        socket.send(text.as_bytes())?;
+        let mut buffer = vec![0; 65536];
+        let length = socket.recv(&mut buffer)?;
+        let end = buffer[..length]
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(length, |end| end + 1);
+        greeted(&buffer[..end], socket.peer_addr()?)
+    }))
+}
+
+/// A running `talk`.
+pub struct Conversation {
+    _process: Running,
+    stdin: ChildStdin,
+    answers: io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Conversation {
+    /// Opens it; the first [`Conversation::say`] tells whether anybody is there.
+    pub fn open(
+        topology: &Topology,
+        from: &str,
+        protocol: Protocol,
+        to: SocketAddr,
+    ) -> Result<Self> {
+        let mut command = topology.command(from, workspace_binary("xtask")?)?;
+        command.args(["talk", &protocol.to_string(), &to.to_string()]);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start a conversation")?;
+        let stdin = child
+            .stdin
+            .take()
+            .context("the conversation has no stdin")?;
+        let stdout = child
+            .stdout
+            .take()
+            .context("the conversation has no stdout")?;
+        Ok(Self {
+            _process: Running(child),
+            stdin,
+            answers: BufReader::new(stdout).lines(),
+        })
+    }
+
+    /// Sends a line and awaits its answer.
+    pub fn say(&mut self) -> Result<Answer> {
+        self.stdin
+            .write_all(b"still there?\n")
+            .context("the conversation has ended")?;
+        self.answers
+            .next()
+            .context("the conversation has ended")??
+            .parse()
+    }
+}
