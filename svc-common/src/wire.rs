@@ -30,6 +30,7 @@ pub mod tcp {
 
 pub mod udp {
     pub const CHECKSUM: usize = 6;
+    pub const LEN: usize = 8;
 }
 
 pub mod icmp {

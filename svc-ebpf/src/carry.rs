@@ -11,7 +11,7 @@ use svc_common::refuse::{IcmpError, Reset, swap_ethernet};
 use svc_common::rewrite::{Bytes, Rewrite, apply};
 use svc_common::steer::{self, Route, Work};
 use svc_common::table::{BOUNCE, Scope, TCP};
-use svc_common::wire::{ETH_LEN, Unreachable, tcp};
+use svc_common::wire::{ETH_LEN, Unreachable, tcp, udp};
 
 use crate::NEXT;
 use crate::hook::{Context, Skb, SkbEdit, frame, next_hop};
@@ -85,7 +85,7 @@ fn send<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>) -> i32 {
 
 #[inline(always)]
 fn forward<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>, to: &Rewrite<F>) -> i32 {
-    let next = next_hop::<F>(skb, &to.src, &to.dst, 0);
+    let next = next_hop::<F>(skb, &to.src, &to.dst, wire_len(skb, segment));
     if next.is_too_big() {
         return report(skb, way, segment, Unreachable::TooBig, next.mtu);
     }
@@ -99,6 +99,18 @@ fn forward<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>, to: &Rewrite<F>
         Ok(()) => skb.forward(ifindex),
         Err(reason) => shoot(reason),
     }
+}
+
+/// What counts against the MTU of the way.
+#[inline(always)]
+fn wire_len<F: Family>(skb: &Skb, segment: &Segment<F>) -> u16 {
+    let transport = if segment.key.proto == TCP as u16 {
+        let offset: u8 = skb.packet().get(segment.l4() + tcp::OFFSET).unwrap_or(0);
+        (offset >> 4) as usize * 4
+    } else {
+        udp::LEN
+    };
+    skb.wire_len(segment.l4() + transport)
 }
 
 #[inline(always)]

@@ -15,6 +15,7 @@ use svc_common::packet::Packet;
 use svc_common::refuse::Checksum;
 use svc_common::rewrite::Edit;
 use svc_common::table::UDP;
+use svc_common::wire::ETH_LEN;
 
 /// A hook's context: what the helpers want as their first argument.
 pub trait Context {
@@ -159,11 +160,32 @@ impl Skb {
         unsafe { (*self.skb).len }
     }
 
+    /// The length that the IP packet has on the wire. One that a device is to cut into segments (`headers`: what
+    /// precedes the data in each) is as long as such a segment.
+    #[inline(always)]
+    pub fn wire_len(&self, headers: usize) -> u16 {
+        // SAFETY: as in `ifindex`.
+        let segment = unsafe { (*self.skb).gso_size };
+        let len = if segment == 0 {
+            self.len() as usize
+        } else {
+            headers + segment as usize
+        };
+        (len - ETH_LEN) as u16
+    }
+
     /// EtherType, network order in the low half.
     #[inline(always)]
     pub fn protocol(&self) -> u16 {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.skb).protocol as u16 }
+    }
+
+    /// Whether it carries a VLAN tag, which the kernel keeps beside the packet.
+    #[inline(always)]
+    pub fn is_tagged(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb).vlan_present != 0 }
     }
 
     /// Whether a process of this node sent it, at egress.
@@ -382,7 +404,7 @@ impl Call {
         }
     }
 
-    /// Makes the call fail with ECONNREFUSED instead of EPERM (Linux 5.18).
+    /// Makes the call fail with ECONNREFUSED instead of EPERM (Linux 6.1).
     #[inline(always)]
     pub fn refuse(&self) {
         const ECONNREFUSED: i32 = 111;

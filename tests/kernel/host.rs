@@ -167,7 +167,7 @@ fn send<F: Family>(
     if decision.route == Route::Forward {
         match next_hop::<F>(network, &decision.to.dst) {
             Hop::Nowhere => return verdict.reason = Some(Reason::NoRoute),
-            Hop::Complete(_) if len > ETH_LEN + usize::from(MTU) + 4 => {
+            _ if len > ETH_LEN + usize::from(MTU) => {
                 return report(segment, Unreachable::TooBig, MTU, verdict);
             }
             Hop::Complete(_) | Hop::NoNeighbour => (),

@@ -13,7 +13,7 @@ use xtask::topology::{NODES, PODS, in_namespace};
 use xtask::traffic::{Probe, Protocol};
 
 use crate::Case;
-use crate::capture::{Capture, TCP, UDP};
+use crate::capture::{Capture, Seen, TCP, UDP};
 use crate::lab::Lab;
 use crate::paths::Way;
 
@@ -35,6 +35,11 @@ pub const CASES: &[Case] = &[
         name: "a_closed_port_of_a_backend_refuses_outside",
         settings: OUTSIDE,
         test: closed_outside,
+    },
+    Case {
+        name: "an_error_about_an_answer_reaches_the_backend",
+        settings: OUTSIDE,
+        test: error_about_answer,
     },
     Case {
         name: "a_narrow_path_to_a_pod_is_found_inside",
@@ -202,6 +207,53 @@ fn closed_outside(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
+/// The client has gone before the answer comes.
+fn error_about_answer(lab: &mut Lab) -> Result<()> {
+    let client = lab.topology.place("client").namespace_file();
+    in_namespace(&client, || {
+        // By default it sends few errors.
+        std::fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0")?;
+        Ok(std::fs::write("/proc/sys/net/ipv6/icmp/ratelimit", "0")?)
+    })?;
+    let leave = |to: SocketAddr| {
+        in_namespace(&client, || {
+            let (domain, datagram) = (socket2::Domain::for_address(to), socket2::Type::DGRAM);
+            let socket = socket2::Socket::new(domain, datagram, None)?;
+            // So many that the last answers come after the socket has gone.
+            for _ in 0..100 {
+                socket.send_to(b"bye", &to.into())?;
+            }
+            Ok(())
+        })
+    };
+    for way in udp_ways() {
+        for (n, pod) in [(2, "pod-a"), (3, "pod-c")] {
+            let to = way.node_port(lab, "node1", n);
+            let told = |seen: &Seen| seen.icmp() == Some(if way.v6 { (1, 4) } else { (3, 3) });
+            let mut error = None;
+            for _ in 0..10 {
+                let capture = Capture::start(&lab.topology, pod)?;
+                leave(to)?;
+                error = capture.stop()?.into_iter().find(told);
+                if error.is_some() {
+                    break;
+                }
+            }
+            let error = error.with_context(|| format!("{to}: {pod} is not told"))?;
+            error.check()?;
+            let (src, port, dst, _) = error.quoted().context("an error without a quote")?;
+            let own = (lab.address(pod, way.v6), crate::lab::UDP_PORT);
+            // It quotes what the backend has sent: to the client, or to the node in its place.
+            let client = lab.address(if n == 2 { "client" } else { "node1" }, way.v6);
+            ensure!(
+                (src, port) == own && dst == client,
+                "{to}: a wrong quote: {error:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
 const NARROW: u32 = 1300;
 
 /// Megabytes both ways, and the proof that somebody was told of the narrow path.
@@ -241,6 +293,12 @@ fn pod_route(lab: &Lab, node: &str, pod: &str, v6: bool, mtu: u32) -> Result<()>
     .map(drop)
 }
 
+fn udp_ways() -> impl Iterator<Item = Way> {
+    Way::ALL
+        .into_iter()
+        .filter(|way| way.protocol == Protocol::Udp)
+}
+
 fn tcp_ways() -> impl Iterator<Item = Way> {
     Way::ALL
         .into_iter()
@@ -272,14 +330,24 @@ fn narrow_outside(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// Between node2 and the client: the answers of its own pod are too big.
+/// Between node2 and the client: the answers of its own pod are too big, and those that it brings back. (For
+/// those bpf_fib_lookup knows locked MTUs only.)
 fn narrow_back(lab: &mut Lab) -> Result<()> {
     for way in tcp_ways() {
         let (client, length) = (lab.address("client", way.v6), if way.v6 { 128 } else { 32 });
         lab.tool(
             "node2",
-            &format!("ip route add {client}/{length} dev eth0 mtu {NARROW}"),
+            &format!("ip route add {client}/{length} dev eth0 mtu lock {NARROW}"),
         )?;
+        let about = lab.address("node2", way.v6).to_string();
+        squeeze(
+            lab,
+            "client",
+            way.node_port(lab, "node2", 2),
+            "pod-a",
+            &about,
+        )
+        .context("a backend elsewhere")?;
         squeeze(
             lab,
             "client",
@@ -309,10 +377,7 @@ fn counted(lab: &Lab, reason: Reason) -> Result<u64> {
 
 fn fragments(lab: &mut Lab) -> Result<()> {
     let before = counted(lab, Reason::FragmentUnknown)?;
-    for way in Way::ALL
-        .into_iter()
-        .filter(|way| way.protocol == Protocol::Udp)
-    {
+    for way in udp_ways() {
         for (from, to) in targets(lab, way) {
             let probe = Probe::udp(to).bytes(4000).count(3);
             let answers = probe.run(&lab.topology, from)?;
@@ -332,7 +397,7 @@ fn send_with(
     to: SocketAddr,
     place: &str,
     prepare: impl FnOnce(&socket2::Socket) -> Result<()> + Send,
-) -> Result<Vec<crate::capture::Seen>> {
+) -> Result<Vec<Seen>> {
     let capture = Capture::start(&lab.topology, place)?;
     in_namespace(&lab.topology.place("client").namespace_file(), || {
         let socket =
@@ -357,10 +422,7 @@ fn limit(v6: bool, hops: u32) -> impl FnOnce(&socket2::Socket) -> Result<()> + S
 }
 
 fn last_hop(lab: &mut Lab) -> Result<()> {
-    for way in Way::ALL
-        .into_iter()
-        .filter(|way| way.protocol == Protocol::Udp)
-    {
+    for way in udp_ways() {
         for (node, n, pod) in [("node1", 3, "pod-c"), ("node1", 2, "pod-a")] {
             let to = way.node_port(lab, node, n);
             let seen = send_with(lab, to, pod, limit(way.v6, 1))?;
@@ -387,10 +449,7 @@ fn last_hop(lab: &mut Lab) -> Result<()> {
 }
 
 fn hops(lab: &mut Lab) -> Result<()> {
-    for way in Way::ALL
-        .into_iter()
-        .filter(|way| way.protocol == Protocol::Udp)
-    {
+    for way in udp_ways() {
         // By node1 to pod-c, two nodes forward; to pod-a one does.
         for (n, pod, left) in [(3, "pod-c", 8), (2, "pod-a", 9)] {
             let to = way.node_port(lab, "node1", n);
