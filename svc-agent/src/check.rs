@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::config::Check;
 use crate::dataplane;
-use crate::node::{Devices, Selection, Watch, default_addresses};
+use crate::node::{Devices, Selection, SnatPorts, Watch, default_addresses};
 use crate::run::cgroup_root;
 
 /// What one look at the node found.
@@ -41,6 +41,7 @@ pub fn check(options: &Check) -> Result<()> {
     ];
     findings.extend(devices(options));
     findings.extend(reverse_path_filter());
+    findings.extend(snat_ports());
     findings.extend(other_proxy());
     let mut bad = 0;
     for finding in &findings {
@@ -191,16 +192,38 @@ fn devices(options: &Check) -> Vec<Finding> {
     findings
 }
 
-/// Strict mode (1) drops answers that come from a pod's device with a Service's address.
+/// Strict mode (1) drops answers that come from a pod's device with a Service's address. The kernel takes the larger
+/// of `all` and the device's own; `default` is what a new pod's device gets.
 fn reverse_path_filter() -> Vec<Finding> {
-    let strict = |name: &str| {
-        fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"))
-            .is_ok_and(|value| value.trim() == "1")
+    let read = |name: &str| {
+        let value = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"));
+        value
+            .ok()
+            .and_then(|value| value.trim().parse::<u8>().ok())
+            .unwrap_or(0)
     };
-    if !strict("all") {
+    let all = read("all");
+    let names = fs::read_dir("/proc/sys/net/ipv4/conf")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut strict: Vec<String> = names
+        .filter(|name| name != "all" && name != "lo" && read(name).max(all) == 1)
+        .collect();
+    strict.sort();
+    if strict.is_empty() {
         return Vec::new();
     }
-    vec![Warning("net.ipv4.conf.all.rp_filter is strict (1): UDP from this node's own processes to Services with pods here will be lost; set it to 2".into())]
+    vec![Warning(format!(
+        "rp_filter is strict (1) for {}: UDP from this node's own processes to Services with pods here will be lost; \
+         sysctl -w net.ipv4.conf.all.rp_filter=2",
+        strict.join(", ")
+    ))]
+}
+
+fn snat_ports() -> Option<Finding> {
+    SnatPorts::read().warning().map(Warning)
 }
 
 /// Rules of a kube-proxy that runs, or that was not cleaned up.

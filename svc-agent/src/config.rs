@@ -99,7 +99,7 @@ pub struct Run {
     /// Node addresses that NodePorts are served on: `primary`, or those in the ranges (a family without a range: all of it).
     #[arg(long, value_name = "CIDR,…|primary", default_value = "primary")]
     pub nodeport_addresses: NodePortAddresses,
-    /// Address ranges of the cluster's pods.
+    /// Address ranges of the cluster's pods. Accepted for kube-proxy's sake; nothing depends on them yet.
     #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
     pub cluster_cidr: Vec<Cidr>,
     /// Answer ClusterIPs from outside of the cluster too.

@@ -201,6 +201,7 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>, Error> {
     if !root.exists() {
         return Ok(removed);
     }
+    links::detach_clsact();
     // Links first: no program may meet a map that is half gone.
     for folder in [
         root.join(VERSION).join("links"),

@@ -144,25 +144,67 @@ pub fn device_addresses(devices: &Devices, primary: &[IpAddr]) -> DeviceAddresse
     table
 }
 
-/// SNAT ports that the node does not hand out itself: the larger gap around `ip_local_port_range`, above the
-/// privileged ports and clear of the default node port range.
-pub fn snat_ports(local_port_range: &str) -> (u16, u16) {
-    const UNPRIVILEGED: u16 = 1024;
-    const NODE_PORTS: u16 = 30_000;
-    let mut numbers = local_port_range
-        .split_whitespace()
-        .map_while(|n| n.parse::<u16>().ok());
-    let (low, high) = match (numbers.next(), numbers.next()) {
-        (Some(low), Some(high)) if low <= high => (low, high),
-        _ => (32_768, 60_999),
-    };
-    let below = (UNPRIVILEGED, low.min(NODE_PORTS).saturating_sub(1));
-    let above = (high.saturating_add(1).max(32_768), u16::MAX);
-    let size = |(from, to): (u16, u16)| to.saturating_sub(from);
-    if size(below) >= size(above) && size(below) > 0 {
-        below
-    } else {
-        above
+/// What masqueraded connections may use as their source port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnatPorts {
+    pub min: u16,
+    pub max: u16,
+    /// The node hands these out itself: there is no room around `ip_local_port_range`.
+    pub shared: bool,
+}
+
+impl SnatPorts {
+    /// Of this network namespace.
+    pub fn read() -> Self {
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+        Self::beside(&range.unwrap_or_default())
+    }
+
+    /// The larger gap around `ip_local_port_range`, above the privileged ports and clear of the default node port range.
+    pub fn beside(local_port_range: &str) -> Self {
+        const UNPRIVILEGED: u16 = 1024;
+        const NODE_PORTS: u16 = 30_000;
+        /// With fewer, connections to one busy backend would run out.
+        const ENOUGH: u16 = 4_096;
+        let mut numbers = local_port_range
+            .split_whitespace()
+            .map_while(|n| n.parse::<u16>().ok());
+        let (low, high) = match (numbers.next(), numbers.next()) {
+            (Some(low), Some(high)) if low <= high => (low, high),
+            _ => (32_768, 60_999),
+        };
+        let below = (UNPRIVILEGED, low.min(NODE_PORTS).saturating_sub(1));
+        let above = (high.saturating_add(1).max(32_768), u16::MAX);
+        let size = |(from, to): (u16, u16)| to.saturating_sub(from);
+        let (min, max) = if size(below) >= size(above) {
+            below
+        } else {
+            above
+        };
+        if size((min, max)) >= ENOUGH {
+            Self {
+                min,
+                max,
+                shared: false,
+            }
+        } else {
+            Self {
+                min: 20_000,
+                max: NODE_PORTS - 1,
+                shared: true,
+            }
+        }
+    }
+
+    /// What to do about shared ports.
+    pub fn warning(&self) -> Option<String> {
+        let Self { min, max, shared } = self;
+        shared.then(|| {
+            format!(
+                "net.ipv4.ip_local_port_range leaves no ports for masquerading; {min}-{max} are used all the same: \
+                 sysctl -w net.ipv4.ip_local_reserved_ports={min}-{max}"
+            )
+        })
     }
 }
 

@@ -16,10 +16,11 @@ use tokio::sync::mpsc;
 
 use crate::cluster::{Cluster, Event};
 use crate::compile::{Facts, node_port_addresses};
-use crate::config::{Run, SocketLb};
+use crate::config::{Run, SocketLb, Xdp};
 use crate::dataplane::{self, Dataplane, Pinned};
+use crate::desired::Refusal;
 use crate::health::{self, Health};
-use crate::node::{self, Devices, Selection, Watch};
+use crate::node::{self, Devices, Selection, SnatPorts, Watch};
 use crate::plan::{Generation, Planner};
 use crate::reconcile::Reconciler;
 use crate::refusals::Refusals;
@@ -58,11 +59,9 @@ pub async fn run(options: &Run) -> Result<()> {
                 agent.gather(&mut inbox).await;
             }
             changed = agent.netlink.changed() => {
-                changed?;
-                tokio::time::sleep(COALESCE).await;
-                agent.refresh_node().await?;
+                agent.notified(changed).await?;
             }
-            () = sleep_until(due), if due.is_some() => (),
+            () = sleep_until(due), if due.is_some() => agent.attach_again().await,
         }
         agent.settle();
     }
@@ -117,6 +116,10 @@ struct Agent<'a> {
     leaving: VecDeque<(Instant, Generation)>,
     /// When a failed write is to be repeated.
     retry: Option<Instant>,
+    /// When what could not be attached is to be tried again.
+    reattach: Option<Instant>,
+    /// The node's addresses that devices were judged by.
+    attached_for: Vec<IpAddr>,
     synced: bool,
 }
 
@@ -148,6 +151,8 @@ impl<'a> Agent<'a> {
             devices,
             leaving: VecDeque::new(),
             retry: None,
+            reattach: None,
+            attached_for: Vec::new(),
             synced: false,
         };
         agent.attach();
@@ -157,7 +162,11 @@ impl<'a> Agent<'a> {
     /// When there is something to do by itself.
     fn due(&self) -> Option<Instant> {
         let free = self.leaving.front().map(|(when, _)| *when);
-        self.retry.into_iter().chain(free).min()
+        self.retry
+            .into_iter()
+            .chain(self.reattach)
+            .chain(free)
+            .min()
     }
 
     /// Takes in what else has come, for a moment.
@@ -168,13 +177,42 @@ impl<'a> Agent<'a> {
         }
     }
 
-    async fn refresh_node(&mut self) -> Result<()> {
-        let devices = self.netlink.devices().await?;
-        if devices != self.devices {
-            self.devices = devices;
-            self.attach();
+    /// Reads the node again after netlink said that something changed, or that it has nothing more to say.
+    async fn notified(&mut self, changed: Result<(), node::Error>) -> Result<()> {
+        if let Err(error) = changed {
+            tracing::warn!("{error}; opening netlink again");
+            tokio::time::sleep(RETRY).await;
+            self.netlink = Watch::open()?;
         }
+        tokio::time::sleep(COALESCE).await;
+        self.netlink.drain();
+        self.refresh_node().await;
         Ok(())
+    }
+
+    async fn refresh_node(&mut self) {
+        match self.netlink.devices().await {
+            Ok(devices) if devices == self.devices => (),
+            Ok(devices) => {
+                self.devices = devices;
+                self.attach();
+            }
+            Err(error) => {
+                tracing::warn!("{error}");
+                self.reattach = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+
+    /// Tries again what could not be attached, when it is time.
+    async fn attach_again(&mut self) {
+        if self.reattach.is_some_and(|when| when <= Instant::now()) {
+            self.reattach = None;
+            self.refresh_node().await;
+            if self.reattach.is_none() {
+                self.attach();
+            }
+        }
     }
 
     /// What the node is known by: told, or by its object, or as its default route has it.
@@ -191,35 +229,55 @@ impl<'a> Agent<'a> {
     /// Puts the programs where the devices are now.
     fn attach(&mut self) {
         let node_ips = self.node_ips();
-        if let Err(error) = self
-            .dataplane
-            .set_devices(&node::device_addresses(&self.devices, &node_ips))
-        {
-            tracing::error!("{error}");
-            self.fail();
-        }
+        let addresses = node::device_addresses(&self.devices, &node_ips);
         let hooks = self
             .selection
             .hooks(&self.devices, &node_ips, self.options.xdp);
-        let virtual_devices = self
-            .devices
-            .iter()
-            .filter(|(_, d)| !d.kind.is_empty())
-            .map(|(ifindex, _)| *ifindex)
+        let is_virtual =
+            |device: &&u32| self.devices.get(device).is_some_and(|d| !d.kind.is_empty());
+        let virtual_devices = self.devices.keys().filter(is_virtual).copied().collect();
+        let mut errors: Vec<_> = self
+            .dataplane
+            .set_devices(&addresses)
+            .err()
+            .into_iter()
             .collect();
-        for error in self.dataplane.attach_devices(&hooks, &virtual_devices) {
-            tracing::warn!("{error}");
-        }
+        errors.extend(self.dataplane.attach_devices(&hooks, &virtual_devices));
+        self.attached_for = node_ips;
+        // XDP by `auto` is a bonus: tc does the work where a driver has none.
+        let missing = errors.iter().any(|error| {
+            self.options.xdp != Xdp::Auto
+                || !matches!(
+                    error,
+                    dataplane::Error::Attach {
+                        name: "node_xdp",
+                        ..
+                    }
+                )
+        });
+        self.reattach = missing.then(|| Instant::now() + RETRY);
+        let object = "device hooks".to_owned();
+        let refusals = errors.iter().map(|error| Refusal {
+            object: object.clone(),
+            why: error.to_string(),
+        });
+        self.refusals.update(&object, refusals);
     }
 
     /// Brings the maps to what is wanted.
     fn settle(&mut self) {
         let now = Instant::now();
-        if self.retry.is_some_and(|when| when <= now) {
-            self.start_over();
+        match self.retry {
+            Some(when) if when > now => return,
+            Some(_) => self.start_over(),
+            None => (),
         }
         while let Some((_, generation)) = self.leaving.pop_front_if(|(when, _)| *when <= now) {
             self.reconciler.planner.release(generation);
+        }
+        // The Node object may have come, or changed.
+        if self.node_ips() != self.attached_for {
+            self.attach();
         }
         self.take_facts();
         let round = self.reconciler.round();
@@ -239,7 +297,8 @@ impl<'a> Agent<'a> {
                 self.reconciler.planner.close_generation(),
             ));
         }
-        if self.reconciler.cluster.synced() && self.retry.is_none() {
+        let complete = self.retry.is_none() && (self.synced || self.reattach.is_none());
+        if self.reconciler.cluster.synced() && complete {
             if !self.synced {
                 self.synced = true;
                 let services = self.reconciler.cluster.services().count();
@@ -302,9 +361,10 @@ fn planner(dataplane: &Dataplane) -> Result<Planner> {
 }
 
 fn node_config(options: &Run) -> Result<NodeConfig> {
-    let range =
-        std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let (snat_min, snat_max) = node::snat_ports(&range);
+    let ports = SnatPorts::read();
+    if let Some(warning) = ports.warning() {
+        tracing::warn!("{warning}");
+    }
     let mode = match options.socket_lb {
         SocketLb::Off => Mode::Off,
         SocketLb::Tcp => Mode::Tcp,
@@ -320,8 +380,8 @@ fn node_config(options: &Run) -> Result<NodeConfig> {
         } else {
             0
         },
-        snat_min,
-        snat_max,
+        snat_min: ports.min,
+        snat_max: ports.max,
         _pad: 0,
     })
 }

@@ -7,15 +7,20 @@ use crate::family::Family;
 use crate::parse::Segment;
 use crate::reason::Reason;
 use crate::rewrite::Rewrite;
+use crate::select::{ports, tuple_hash};
 use crate::steer::{Decision, Route};
 use crate::table::{Flow, FlowKey, TCP, Tables, flow_flags, flow_state};
 use crate::wire::tcp;
 
-/// A flow of a protocol without states that was silent for so long is gone: the kernel's
-/// nf_conntrack_udp_timeout_stream.
-pub const UDP_IDLE_SECONDS: u32 = 120;
+/// After so long a silence a packet that can open a flow opens a new one: the kernel's
+/// nf_conntrack_udp_timeout_stream. Established TCP connections may be silent for longer; they do not send SYNs.
+pub const IDLE_SECONDS: u32 = 120;
+/// How long the peers of a closed TCP connection may still speak of it: the kernel's TIME_WAIT.
+const CLOSING_SECONDS: u32 = 60;
 /// How many SNAT ports are tried before the packet is dropped.
 const PORT_TRIES: u32 = 8;
+/// The last of them take the place of connections that have only just closed.
+const HARD_PRESSED: u32 = 6;
 
 impl<F: Family> Flow<F> {
     /// The key of the half that packets from the client have.
@@ -96,19 +101,38 @@ impl<F: Family> Flow<F> {
     /// Notes a packet of this half.
     #[inline(always)]
     fn refresh(&mut self, segment: &Segment<F>, now: u32) -> Step {
-        if !self.is_reply() && self.is_over(segment.key.proto, now) && segment.opens() {
+        let closing = self.state & flow_state::CLOSING != 0;
+        let silent = self.silence(now) > IDLE_SECONDS;
+        let is_tcp = segment.key.proto == TCP as u16;
+        let renews = if self.is_reply() {
+            // The answer to a connection that does not go through us but has the tuple of one that did.
+            let answers_anew = segment.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK;
+            (answers_anew && (closing || silent)) || (!is_tcp && silent)
+        } else {
+            segment.opens() && (closing || silent)
+        };
+        if renews {
             return Step::Renew;
         }
-        let mut step = Step::Follow;
-        if segment.tcp_flags & (tcp::FIN | tcp::RST) != 0 && self.state & flow_state::CLOSING == 0 {
-            self.state |= flow_state::CLOSING;
-            step = Step::Mirror;
+        let mut state = self.state;
+        if segment.tcp_flags & (tcp::FIN | tcp::RST) != 0 {
+            state |= flow_state::CLOSING;
         }
-        if self.seen != now {
-            self.seen = now;
-            step = Step::Mirror;
+        if self.is_reply() {
+            state |= flow_state::ESTABLISHED;
         }
-        step
+        if self.seen == now && self.state == state {
+            return Step::Follow;
+        }
+        self.seen = now;
+        self.state = state;
+        Step::Mirror
+    }
+
+    /// Seconds since the last packet. Another CPU's clock may be a tick ahead of ours.
+    #[inline(always)]
+    fn silence(&self, now: u32) -> u32 {
+        now.saturating_sub(self.seen)
     }
 
     /// Which way packets of this half go on.
@@ -129,11 +153,16 @@ impl<F: Family> Flow<F> {
         }
     }
 
-    /// Whether its ports may be taken over by a new flow.
+    /// Whether another flow may take over its place. A closed TCP connection keeps it for as long as its peers
+    /// remember it, unless `hard_pressed`.
     #[inline(always)]
-    fn is_over(&self, proto: u16, now: u32) -> bool {
-        self.state & flow_state::CLOSING != 0
-            || (proto != TCP as u16 && now - self.seen > UDP_IDLE_SECONDS)
+    fn is_over(&self, proto: u16, now: u32, hard_pressed: bool) -> bool {
+        let silence = self.silence(now);
+        if proto == TCP as u16 {
+            self.state & flow_state::CLOSING != 0 && (hard_pressed || silence > CLOSING_SECONDS)
+        } else {
+            silence > IDLE_SECONDS
+        }
     }
 }
 
@@ -187,6 +216,7 @@ fn mirror<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) -> bool {
             let own = half.answers(&segment.key);
             if own {
                 half.state |= flow.state;
+                half.seen = flow.seen;
             }
             own
         });
@@ -227,14 +257,17 @@ pub fn open<F: Family>(
 
     flow.flags |= flow_flags::REPLY;
     flow.nat_port = flow.client_port;
-    let mut placed = own_port_is_free && place(flow, proto, tables);
+    // A client that uses its own port again has done with the old connection.
+    let mut placed = own_port_is_free && place(flow, proto, own_address, tables);
     if !placed {
-        let start = tables.random();
+        // A flow that was lost finds its port again.
+        let ports = ports(flow.client_port, flow.frontend_port);
+        let start = tuple_hash(&flow.client, &flow.frontend, ports, proto);
         let mut i = 0;
         while i < PORT_TRIES && !placed {
             let offset = start.wrapping_add(i.wrapping_mul(7919)) % range;
             flow.nat_port = crate::family::Port::new(config.snat_min.wrapping_add(offset as u16));
-            placed = place(flow, proto, tables);
+            placed = place(flow, proto, i >= HARD_PRESSED, tables);
             i += 1;
         }
     }
@@ -248,13 +281,18 @@ pub fn open<F: Family>(
 
 /// Takes the reply half's key, if it is free or its owner is over or is this very flow.
 #[inline(never)]
-fn place<F: Family>(flow: &Flow<F>, proto: u16, tables: &impl Tables<F>) -> bool {
+fn place<F: Family>(
+    flow: &Flow<F>,
+    proto: u16,
+    hard_pressed: bool,
+    tables: &impl Tables<F>,
+) -> bool {
     let key = flow.reply_key(proto);
     if tables.insert_flow(&key, flow, true) {
         return true;
     }
     let may_take = tables.flow(&key, |old| {
-        old.is_over(proto, flow.seen)
+        old.is_over(proto, flow.seen, hard_pressed)
             || (old.client == flow.client
                 && old.client_port == flow.client_port
                 && old.frontend == flow.frontend

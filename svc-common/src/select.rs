@@ -3,7 +3,7 @@
 //! A service port owns a run of slots; the pick is `first + n % count`. Random and Maglev differ only in how the agent
 //! filled the run and in which `n` is passed.
 
-use crate::family::{Addr, Family};
+use crate::family::{Addr, Family, Port};
 use crate::reason::Reason;
 use crate::table::{Backend, FlowKey, Frontend, Tables, frontend_flags};
 
@@ -30,16 +30,22 @@ pub fn select<F: Family>(
 /// node, or whose flow entry was lost, finds the same backend.
 #[inline(always)]
 pub fn flow_hash<F: Family>(key: &FlowKey<F>) -> u32 {
-    let mut hash = mix(
-        key.proto as u32,
-        (key.sport.0 as u32) << 16 | key.dport.0 as u32,
-    );
+    tuple_hash(&key.src, &key.dst, ports(key.sport, key.dport), key.proto)
+}
+
+/// Both ports in one argument.
+#[inline(always)]
+pub const fn ports(sport: Port, dport: Port) -> u32 {
+    (sport.0 as u32) << 16 | dport.0 as u32
+}
+
+/// [`flow_hash`] of a tuple that is no key. A function of its own, for the sake of the stack.
+#[inline(never)]
+pub fn tuple_hash<A: Addr>(src: &A, dst: &A, ports: u32, proto: u16) -> u32 {
+    let mut hash = mix(proto as u32, ports);
     let mut i = 0;
-    while i < F::Addr::WORDS {
-        hash = mix(
-            hash,
-            (key.src.word(i) as u32) << 16 | key.dst.word(i) as u32,
-        );
+    while i < A::WORDS {
+        hash = mix(hash, (src.word(i) as u32) << 16 | dst.word(i) as u32);
         i += 1;
     }
     hash ^ (hash >> 16)

@@ -5,7 +5,8 @@ use crate::family::{Family, Port};
 use crate::reason::Reason;
 use crate::select::select;
 use crate::table::{
-    Backend, FrontendKey, NodeConfig, Scope, SocketKey, SocketPeer, TCP, Tables, UDP, address_flags,
+    Backend, FrontendKey, NodeConfig, Scope, SocketKey, SocketPeer, TCP, Tables, UDP,
+    address_flags, frontend_flags,
 };
 
 /// `--socket-lb`.
@@ -96,14 +97,17 @@ pub fn connect<F: Family>(
         scope: Scope::Internal as u8,
     };
     let Some(frontend) = tables.frontend(&key) else {
-        return if address & (address_flags::CLUSTER_IP | address_flags::NODE)
-            == address_flags::CLUSTER_IP
-        {
+        let flags = address & (address_flags::CLUSTER_IP | address_flags::NODE);
+        return if flags == address_flags::CLUSTER_IP {
             Err(Reason::UndefinedPort)
         } else {
             Ok(None)
         };
     };
+    // An external IP that is the node's own address must not take loopback from the node's processes.
+    if loopback && frontend.flags & frontend_flags::NODE_PORT == 0 {
+        return Ok(None);
+    }
     // One socket is one connection: an unconnected UDP socket keeps its backend from datagram to datagram.
     let n = |_| {
         if target.proto == TCP {

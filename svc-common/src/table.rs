@@ -87,6 +87,8 @@ pub mod frontend_flags {
     pub const MAGLEV: u32 = 1;
     /// With no slots, drop instead of refusing (policy Local, endpoints elsewhere).
     pub const DROP_WHEN_EMPTY: u32 = 2;
+    /// A node port, which the node's own processes also reach on loopback (C5).
+    pub const NODE_PORT: u32 = 4;
 }
 
 /// Value of FRONTENDS: the run of slots `first .. first + count` of one service port. `count == 0`: no endpoints.

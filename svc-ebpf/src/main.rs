@@ -46,6 +46,10 @@ pub fn node_egress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn ingress(ctx: &TcContext, scope: Scope) -> i32 {
     let skb = Skb::new(ctx);
+    // A tagged frame belongs to a VLAN device, whose own hook sees it next.
+    if skb.is_tagged() {
+        return NEXT;
+    }
     match skb.protocol() {
         ETH_P_IP => carry::ingress::<V4>(&skb, scope),
         ETH_P_IPV6 => carry::ingress::<V6>(&skb, scope),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
@@ -154,7 +155,7 @@ pub(super) struct Links {
     folder: PathBuf,
     /// Kernels before 6.6 have no tcx.
     tcx: bool,
-    attached: BTreeSet<(u32, Hook)>,
+    attached: BTreeMap<(u32, Hook), String>,
 }
 
 impl Links {
@@ -164,15 +165,15 @@ impl Links {
         Ok(Self {
             folder,
             tcx,
-            attached: BTreeSet::new(),
+            attached: BTreeMap::new(),
         })
     }
 
     pub(super) fn devices_with_xdp(&self) -> BTreeSet<u32> {
         self.attached
             .iter()
-            .filter(|(_, hook)| matches!(hook, Hook::Xdp(_)))
-            .map(|(ifindex, _)| *ifindex)
+            .filter(|((_, hook), _)| matches!(hook, Hook::Xdp(_)))
+            .map(|((ifindex, _), _)| *ifindex)
             .collect()
     }
 
@@ -183,13 +184,13 @@ impl Links {
     ) -> Vec<Error> {
         let mut refused = self.detach_others(wanted);
         for (&(ifindex, hook), device) in wanted {
-            if self.attached.contains(&(ifindex, hook)) {
+            if self.attached.contains_key(&(ifindex, hook)) {
                 continue;
             }
             match self.attach(ebpf, ifindex, hook, device) {
                 Ok(()) => {
                     tracing::debug!("{} on {device}", hook.pin_name());
-                    self.attached.insert((ifindex, hook));
+                    self.attached.insert((ifindex, hook), device.clone());
                 }
                 Err(error) => refused.push(error),
             }
@@ -275,41 +276,60 @@ impl Links {
                 refused.extend(remove(&path).err());
             }
         }
-        self.attached.retain(|at| wanted.contains_key(at));
+        for ((_, hook), device) in self
+            .attached
+            .extract_if(.., |at, _| !wanted.contains_key(at))
+        {
+            if let (Some(direction), false) = (hook.direction(), self.tcx) {
+                // The filter of a device that is gone went with it.
+                let _ = tc::qdisc_detach_program(&device, direction, hook.program());
+            }
+        }
         refused
     }
 
+    /// The pin of a socket hook carries the cgroup's inode: a link cannot move to another cgroup.
     pub(super) fn attach_sockets(
         &mut self,
         ebpf: &mut Ebpf,
         cgroup: Option<&Path>,
     ) -> Result<(), Error> {
-        let Some(cgroup) = cgroup else {
-            return SOCKET_HOOKS
-                .into_iter()
-                .try_for_each(|(name, _)| remove(&self.folder.join(name)));
-        };
-        let folder = fs::File::open(cgroup).map_err(|cause| Error::Pin {
-            what: "open cgroup",
-            path: cgroup.into(),
-            cause,
-        })?;
-        let target = folder.as_raw_fd().cast_unsigned();
-        for (name, attach_type) in SOCKET_HOOKS {
-            let program = program_fd(ebpf, name)?.as_fd();
-            let path = self.folder.join(name);
-            // BPF_F_ALLOW_MULTI is how links attach to cgroups: programs of others keep running.
-            self.place(
-                name,
-                program,
-                target,
-                attach_type,
-                0,
-                &path,
-                &cgroup.display().to_string(),
-            )?;
+        let mut keep = BTreeSet::new();
+        if let Some(cgroup) = cgroup {
+            let failed = |cause| Error::Pin {
+                what: "open cgroup",
+                path: cgroup.into(),
+                cause,
+            };
+            let folder = fs::File::open(cgroup).map_err(failed)?;
+            let inode = folder.metadata().map_err(failed)?.ino();
+            let target = folder.as_raw_fd().cast_unsigned();
+            for (name, attach_type) in SOCKET_HOOKS {
+                let program = program_fd(ebpf, name)?.as_fd();
+                let path = self.folder.join(format!("{name}@{inode}"));
+                // Links attach to cgroups as BPF_F_ALLOW_MULTI does: programs of others keep running.
+                self.place(
+                    name,
+                    program,
+                    target,
+                    attach_type,
+                    0,
+                    &path,
+                    &cgroup.display().to_string(),
+                )?;
+                keep.insert(path);
+            }
         }
-        Ok(())
+        let of_sockets = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            SOCKET_HOOKS
+                .iter()
+                .any(|(hook, _)| name.split('@').next() == Some(hook))
+        };
+        let pins = entries(&self.folder)?;
+        pins.iter()
+            .filter(|path| of_sockets(path) && !keep.contains(*path))
+            .try_for_each(|path| remove(path))
     }
 }
 
@@ -354,6 +374,26 @@ fn attach_clsact(
     let link = program.take_link(id).map_err(|e| failed(e.to_string()))?;
     std::mem::forget(link);
     Ok(())
+}
+
+/// Removes our filters from every device of this network namespace, on kernels without tcx.
+pub(super) fn detach_clsact() {
+    let tcx = aya::util::KernelVersion::new(6, 6, 0);
+    if aya::util::KernelVersion::current().is_ok_and(|v| v >= tcx) {
+        return;
+    }
+    let devices = fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    let names = devices
+        .lines()
+        .filter_map(|line| Some(line.split_once(':')?.0.trim()));
+    for device in names {
+        for hook in Hook::ALL {
+            if let Some(direction) = hook.direction() {
+                // Not found, on most devices.
+                let _ = tc::qdisc_detach_program(device, direction, hook.program());
+            }
+        }
+    }
 }
 
 /// The pins in a folder.

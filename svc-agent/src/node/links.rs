@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
+use futures::{FutureExt, StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{
@@ -70,6 +70,11 @@ impl Watch {
             }
         }
         Err(Error::Ended)
+    }
+
+    /// Forgets the notifications that have come in: what they are about is read next.
+    pub fn drain(&mut self) {
+        while self.messages.next().now_or_never().flatten().is_some() {}
     }
 
     /// Reads all devices.

@@ -104,8 +104,26 @@ fn devices_without_an_address_leave_with_that_of_the_node() {
 
 #[test]
 fn snat_ports_stay_clear_of_what_the_node_hands_out() {
-    assert_eq!(snat_ports("32768\t60999\n"), (1024, 29_999));
-    assert_eq!(snat_ports("1024 20000"), (32_768, 65_535));
-    assert_eq!(snat_ports("10000 65535"), (1024, 9_999));
-    assert_eq!(snat_ports("nonsense"), (1024, 29_999));
+    let ports = |range| {
+        let SnatPorts { min, max, shared } = SnatPorts::beside(range);
+        (min, max, shared)
+    };
+    assert_eq!(ports("32768\t60999\n"), (1024, 29_999, false));
+    assert_eq!(ports("1024 20000"), (32_768, 65_535, false));
+    assert_eq!(ports("10000 65535"), (1024, 9_999, false));
+    assert_eq!(ports("nonsense"), (1024, 29_999, false));
+}
+
+#[test]
+fn a_node_that_hands_out_every_port_shares_some_and_says_so() {
+    for range in ["1024 65535", "1024 65000"] {
+        let ports = SnatPorts::beside(range);
+        assert_eq!((ports.min, ports.max), (20_000, 29_999));
+        assert!(
+            ports
+                .warning()
+                .is_some_and(|text| text.contains("ip_local_reserved_ports=20000-29999"))
+        );
+    }
+    assert_eq!(SnatPorts::beside("32768 60999").warning(), None);
 }

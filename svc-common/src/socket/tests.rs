@@ -22,17 +22,26 @@ fn world<F: Family>(mode: Mode) -> Memory<F> {
     let mut tables = cluster::<F>();
     tables.config.as_mut().unwrap().socket_lb = mode as u32;
     for proto in [TCP, UDP] {
-        for frontend in [
-            (cluster_ip::<F>(1), 80),
-            (node::<F>(), 30_080),
-            (external_ip::<F>(1), 80),
+        for (frontend, flags) in [
+            ((cluster_ip::<F>(1), 80), 0),
+            ((node::<F>(), 30_080), frontend_flags::NODE_PORT),
+            // An external IP that is the node's own address.
+            ((node::<F>(), 2_379), 0),
+            ((external_ip::<F>(1), 80), 0),
         ] {
             let endpoints = [
                 (pod::<F>(1), 8_080),
                 (pod::<F>(2), 8_080),
                 (pod::<F>(3), 8_080),
             ];
-            serve(&mut tables, frontend, proto, Scope::Internal, 0, &endpoints);
+            serve(
+                &mut tables,
+                frontend,
+                proto,
+                Scope::Internal,
+                flags,
+                &endpoints,
+            );
         }
     }
     tables
@@ -116,10 +125,12 @@ fn a_node_port_on_loopback_is_served_for_the_nodes_processes_only<F: Family>() {
                     .unwrap()
                     .is_some()
             );
-            assert_eq!(
-                call(&tables, NODE, (loopback::<F>(), 22), proto, 1),
-                Ok(None)
-            );
+            for port in [22, 2_379] {
+                assert_eq!(
+                    call(&tables, NODE, (loopback::<F>(), port), proto, 1),
+                    Ok(None)
+                );
+            }
             assert_eq!(
                 call(&tables, POD, (loopback::<F>(), 30_080), proto, 1),
                 Ok(None)

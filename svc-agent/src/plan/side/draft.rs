@@ -7,7 +7,7 @@ use svc_common::family::Family;
 use svc_common::table::{Backend, Frontend, frontend_flags};
 
 use super::{Frontends, Side, len};
-use crate::desired::{Algorithm, FrontendAddr, Port};
+use crate::desired::{Algorithm, FrontendAddr, FrontendKind, Port};
 use crate::plan::expand;
 
 /// What one Service should have in this family. Its new runs are taken from the free slots already.
@@ -142,11 +142,16 @@ impl<F: Family> Side<F> {
             } else {
                 0
             };
+            let node_port = if frontend.kind == FrontendKind::NodePort {
+                frontend_flags::NODE_PORT
+            } else {
+                0
+            };
             let value = Frontend {
                 first,
                 count: len(content),
                 service: id,
-                flags: maglev | drop,
+                flags: maglev | drop | node_port,
                 affinity: port.affinity,
             };
             draft

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{endpoints_become, serving, world};
 use crate::family::{Family, Port};
-use crate::flow::UDP_IDLE_SECONDS;
+use crate::flow::IDLE_SECONDS;
 use crate::reason::Reason;
 use crate::table::{Scope, TCP, UDP};
 use crate::testing::Hook::{FromOutside, FromPod, ToPod};
@@ -187,12 +187,12 @@ fn an_idle_udp_flow_starts_anew<F: Family>() {
     let mut tables = serving::<F>(&[(remote_pod::<F>(1), 53)]);
     meet(FromPod, &query, &tables).sent();
     endpoints_become(&mut tables, &[(remote_pod::<F>(2), 53)]);
-    tables.now.set(1_000 + UDP_IDLE_SECONDS);
+    tables.now.set(1_000 + IDLE_SECONDS);
     assert_eq!(
         meet(FromPod, &query, &tables).sent().dst,
         (remote_pod::<F>(1), 53)
     );
-    tables.now.set(1_000 + 2 * UDP_IDLE_SECONDS + 1);
+    tables.now.set(1_000 + 2 * IDLE_SECONDS + 1);
     assert_eq!(
         meet(FromPod, &query, &tables).sent().dst,
         (remote_pod::<F>(2), 53)

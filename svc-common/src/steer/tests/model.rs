@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::{endpoints_become, frontends, serving};
 use crate::family::{Family, V4, V6};
+use crate::flow::IDLE_SECONDS;
 use crate::reason::Reason;
 use crate::testing::Hook::{self, FromOutside, FromPod, ToOutside, ToPod};
 use crate::testing::frames::{Frame, tcp, udp};
@@ -54,6 +55,9 @@ struct Connection {
     source: Endpoint,
     /// Entries were lost: until each end has spoken again, nothing is promised.
     damaged: bool,
+    tcp: bool,
+    /// Of the last packet of either direction.
+    seen: u32,
 }
 
 fn clients<F: Family>() -> [Endpoint; 6] {
@@ -145,14 +149,19 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
                     continue;
                 }
                 let id = (client, frontend, is_tcp);
-                let idle = !is_tcp;
-                if let Some(known) = connections.get(&id).filter(|known| !known.damaged && !idle) {
+                // Without states, and for a SYN, a long silence begins anew.
+                let idle = !is_tcp || syn;
+                if let Some(known) = connections
+                    .get_mut(&id)
+                    .filter(|known| !known.damaged && !idle)
+                {
                     let sent = out.sent();
                     assert_eq!(
                         (sent.src, sent.dst),
                         (known.source, known.backend),
                         "{id:?} changed its backend"
                     );
+                    known.seen = tables.now.get();
                     continue;
                 }
                 if out.result.is_err() {
@@ -183,6 +192,8 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
                     backend: sent.dst,
                     source: sent.src,
                     damaged: false,
+                    tcp: is_tcp,
+                    seen: tables.now.get(),
                 };
                 connections.insert(id, connection);
                 no_two_share_what_the_backend_sees(&connections);
@@ -191,10 +202,13 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
                 if connections.is_empty() {
                     continue;
                 }
-                let connection = connections
-                    .values()
-                    .nth(connection % connections.len())
-                    .expect("in range");
+                let nth = connection % connections.len();
+                let connection = connections.values_mut().nth(nth).expect("in range");
+                let silence = tables.now.get() - connection.seen;
+                if !connection.tcp && silence > IDLE_SECONDS {
+                    continue;
+                }
+                connection.seen = tables.now.get();
                 // Where the backend is elsewhere, or the source is the node's, answers come in to us.
                 let hook = answer_hook::<F>(connection);
                 let answer = connection
