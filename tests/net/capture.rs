@@ -34,7 +34,7 @@ impl Capture {
                 let all = Protocol::from(i32::from(3u16.to_be())); // ETH_P_ALL
                 let mut socket =
                     Socket::new(Domain::PACKET, Type::RAW, Some(all)).context("a packet socket")?;
-                socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+                socket.set_read_timeout(Some(Duration::from_millis(20)))?;
                 ready.send(())?;
                 let mut frames = Vec::new();
                 let mut buffer = vec![0; 1 << 16];
@@ -56,7 +56,7 @@ impl Capture {
 
     /// The IP packets, but for the neighbours' talk.
     pub fn stop(self) -> Result<Vec<Seen>> {
-        thread::sleep(Duration::from_millis(60));
+        thread::sleep(Duration::from_millis(30));
         self.stop.store(true, Ordering::Relaxed);
         let frames = self
             .frames

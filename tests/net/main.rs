@@ -3,6 +3,8 @@
 mod capture;
 mod choice;
 mod churn;
+mod errors;
+mod gone;
 mod inspect;
 mod lab;
 mod life;
@@ -111,9 +113,11 @@ fn main() {
         let cases = [
             choice::CASES,
             wire::CASES,
+            errors::CASES,
             churn::CASES,
             inspect::CASES,
             life::CASES,
+            gone::CASES,
         ];
         for case in cases
             .into_iter()
