@@ -26,6 +26,9 @@ both_families!(
     one_client_port_reaches_one_backend_through_two_frontends,
     masqueraded_flows_never_share_a_port,
     a_closed_flow_gives_its_port_up,
+    a_direct_connection_may_have_the_tuple_of_a_closed_flow,
+    answers_keep_a_udp_flow_alive,
+    a_lost_masqueraded_flow_finds_its_port_again,
 );
 
 fn a_flow_keeps_its_backend_when_the_set_changes<F: Family>() {
@@ -281,4 +284,61 @@ fn a_closed_flow_gives_its_port_up<F: Family>() {
             .keys()
             .all(|key| key.proto == u16::from(TCP))
     );
+}
+
+fn a_direct_connection_may_have_the_tuple_of_a_closed_flow<F: Family>() {
+    let tables = serving::<F>(&[(remote_pod::<F>(1), 8_080)]);
+    let client = tcp(pod::<F>(1), cluster_ip::<F>(1));
+    meet(FromPod, &client.clone().syn().build(), &tables).sent();
+    meet(FromPod, &client.fin().build(), &tables).sent();
+    let answer = tcp(remote_pod::<F>(1), pod::<F>(1))
+        .from(remote_pod::<F>(1), 8_080)
+        .to(pod::<F>(1), 40_000);
+    let syn_ack = meet(ToPod, &answer.clone().flags(0x12).build(), &tables);
+    assert!(
+        syn_ack.result.is_err(),
+        "the pod has connected to the backend itself"
+    );
+    let late = meet(ToPod, &answer.build(), &tables).sent();
+    assert_eq!(
+        late.src,
+        (cluster_ip::<F>(1), 80),
+        "the old connection's last words are still translated"
+    );
+}
+
+fn answers_keep_a_udp_flow_alive<F: Family>() {
+    let query = udp(pod::<F>(1), cluster_ip::<F>(1)).build();
+    let mut tables = serving::<F>(&[(remote_pod::<F>(1), 53)]);
+    meet(FromPod, &query, &tables).sent();
+    let answer = udp(remote_pod::<F>(1), pod::<F>(1))
+        .from(remote_pod::<F>(1), 53)
+        .to(pod::<F>(1), 40_000)
+        .build();
+    for minute in 1..10 {
+        tables.now.set(1_000 + minute * 60);
+        meet(ToPod, &answer, &tables).sent();
+    }
+    endpoints_become(&mut tables, &[(remote_pod::<F>(2), 53)]);
+    assert_eq!(
+        meet(FromPod, &query, &tables).sent().dst,
+        (remote_pod::<F>(1), 53)
+    );
+}
+
+fn a_lost_masqueraded_flow_finds_its_port_again<F: Family>() {
+    let mut tables = serving::<F>(&[(remote_pod::<F>(1), 8_080)]);
+    serve(
+        &mut tables,
+        (external_ip::<F>(1), 80),
+        TCP,
+        Scope::External,
+        0,
+        &[(remote_pod::<F>(1), 8_080)],
+    );
+    let client = tcp(outside::<F>(1), external_ip::<F>(1));
+    let first = meet(FromOutside, &client.clone().syn().build(), &tables).sent();
+    tables.flows.borrow_mut().clear();
+    let again = meet(FromOutside, &client.build(), &tables).sent();
+    assert_eq!((again.src, again.dst), (first.src, first.dst));
 }
