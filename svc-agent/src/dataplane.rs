@@ -201,7 +201,7 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>, Error> {
     if !root.exists() {
         return Ok(removed);
     }
-    links::detach_clsact();
+    links::clsact::detach_all();
     // Links first: no program may meet a map that is half gone.
     for folder in [
         root.join(VERSION).join("links"),

@@ -1,5 +1,7 @@
 //! Programs → hooks. A link is pinned under the name of what it is attached to; a name that is found is taken over.
 
+pub(super) mod clsact;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -8,8 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::programs::tc::{NlOptions, TcAttachOptions, TcHandle};
-use aya::programs::{Program, ProgramError, ProgramFd, SchedClassifier, TcAttachType, tc};
+use aya::programs::{Program, ProgramError, ProgramFd, TcAttachType};
 
 use super::{Error, sys};
 
@@ -147,10 +148,6 @@ fn program_fd<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a ProgramFd, E
     fd.map_err(|cause| Error::Program { name, cause })
 }
 
-/// Priority and handle of our filters on kernels without tcx: fixed, so that a new agent replaces its predecessor's.
-const CLSACT_PRIORITY: u16 = 1;
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x5c);
-
 pub(super) struct Links {
     folder: PathBuf,
     /// Kernels before 6.6 have no tcx.
@@ -160,11 +157,9 @@ pub(super) struct Links {
 
 impl Links {
     pub(super) fn open(folder: PathBuf) -> Result<Self, Error> {
-        let tcx = aya::util::KernelVersion::current()
-            .map_or(true, |v| v >= aya::util::KernelVersion::new(6, 6, 0));
         Ok(Self {
             folder,
-            tcx,
+            tcx: clsact::is_obsolete(),
             attached: BTreeMap::new(),
         })
     }
@@ -200,7 +195,7 @@ impl Links {
 
     fn attach(&self, ebpf: &mut Ebpf, ifindex: u32, hook: Hook, device: &str) -> Result<(), Error> {
         if let (Some(direction), false) = (hook.direction(), self.tcx) {
-            return attach_clsact(ebpf, hook.program(), device, direction);
+            return clsact::attach(ebpf, hook.program(), device, direction);
         }
         let (attach_type, flags) = hook.attach();
         let program = program_fd(ebpf, hook.program())?.as_fd();
@@ -281,8 +276,7 @@ impl Links {
             .extract_if(.., |at, _| !wanted.contains_key(at))
         {
             if let (Some(direction), false) = (hook.direction(), self.tcx) {
-                // The filter of a device that is gone went with it.
-                let _ = tc::qdisc_detach_program(&device, direction, hook.program());
+                clsact::detach(&device, direction, hook.program());
             }
         }
         refused
@@ -330,69 +324,6 @@ impl Links {
         pins.iter()
             .filter(|path| of_sockets(path) && !keep.contains(*path))
             .try_for_each(|path| remove(path))
-    }
-}
-
-/// Attaches through the clsact qdisc. The filter stays when the agent goes.
-fn attach_clsact(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    device: &str,
-    direction: TcAttachType,
-) -> Result<(), Error> {
-    let failed = |error: String| Error::Attach {
-        name,
-        target: device.to_owned(),
-        cause: io::Error::other(error),
-    };
-    // It is there already on all but the first start.
-    let _ = tc::qdisc_add_clsact(device);
-    let program: &mut SchedClassifier = ebpf
-        .program_mut(name)
-        .ok_or(Error::Missing(name))?
-        .try_into()
-        .map_err(|cause| Error::Program { name, cause })?;
-    let options = || {
-        TcAttachOptions::Netlink(NlOptions {
-            priority: CLSACT_PRIORITY,
-            handle: CLSACT_HANDLE,
-            ..NlOptions::default()
-        })
-    };
-    let old =
-        tc::SchedClassifierLink::attached(device, direction, CLSACT_PRIORITY, CLSACT_HANDLE, None);
-    let id = match old
-        .map_err(|e| failed(e.to_string()))
-        .map(|old| program.attach_to_link(old))
-    {
-        Ok(Ok(id)) => id,
-        _ => program
-            .attach_with_options(device, direction, options())
-            .map_err(|e| failed(e.to_string()))?,
-    };
-    // Dropping the link would detach it.
-    let link = program.take_link(id).map_err(|e| failed(e.to_string()))?;
-    std::mem::forget(link);
-    Ok(())
-}
-
-/// Removes our filters from every device of this network namespace, on kernels without tcx.
-pub(super) fn detach_clsact() {
-    let tcx = aya::util::KernelVersion::new(6, 6, 0);
-    if aya::util::KernelVersion::current().is_ok_and(|v| v >= tcx) {
-        return;
-    }
-    let devices = fs::read_to_string("/proc/net/dev").unwrap_or_default();
-    let names = devices
-        .lines()
-        .filter_map(|line| Some(line.split_once(':')?.0.trim()));
-    for device in names {
-        for hook in Hook::ALL {
-            if let Some(direction) = hook.direction() {
-                // Not found, on most devices.
-                let _ = tc::qdisc_detach_program(device, direction, hook.program());
-            }
-        }
     }
 }
 
