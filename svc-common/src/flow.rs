@@ -105,9 +105,13 @@ impl<F: Family> Flow<F> {
         let silent = self.silence(now) > IDLE_SECONDS;
         let is_tcp = segment.key.proto == TCP as u16;
         let renews = if self.is_reply() {
-            // The answer to a connection that does not go through us but has the tuple of one that did.
+            // The answer to a connection that does not go through us but has the tuple of one that did. What follows
+            // is that connection's too.
             let answers_anew = segment.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK;
-            (answers_anew && (closing || silent)) || (!is_tcp && silent)
+            if answers_anew && (closing || silent) {
+                self.state |= flow_state::GONE;
+            }
+            self.state & flow_state::GONE != 0 || (!is_tcp && silent)
         } else {
             segment.opens() && (closing || silent)
         };

@@ -147,6 +147,8 @@ pub mod flow_state {
     pub const CLOSING: u8 = 1;
     /// A reply was seen.
     pub const ESTABLISHED: u8 = 2;
+    /// Of a reply half: its tuple is now that of a connection which does not go through us.
+    pub const GONE: u8 = 4;
 }
 
 /// Value of FLOWS: the whole record, the same in both halves but for [`flow_flags::REPLY`], so that either half can

@@ -299,11 +299,17 @@ fn a_direct_connection_may_have_the_tuple_of_a_closed_flow<F: Family>() {
         syn_ack.result.is_err(),
         "the pod has connected to the backend itself"
     );
-    let late = meet(ToPod, &answer.build(), &tables).sent();
+    let data = meet(ToPod, &answer.build(), &tables);
+    assert!(
+        data.result.is_err(),
+        "what follows belongs to that connection"
+    );
+    let through = tcp(pod::<F>(1), cluster_ip::<F>(1)).syn();
+    meet(FromPod, &through.build(), &tables).sent();
     assert_eq!(
-        late.src,
+        meet(ToPod, &answer.build(), &tables).sent().src,
         (cluster_ip::<F>(1), 80),
-        "the old connection's last words are still translated"
+        "until the pod connects through the Service again"
     );
 }
 
