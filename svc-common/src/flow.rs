@@ -3,12 +3,12 @@
 //! Both halves hold the whole record. A packet of either direction refreshes its own half about once a second and
 //! puts the other one back if the LRU has dropped it, so the two halves of a live flow live and die together.
 
+use crate::decision::{Decision, Route};
 use crate::family::Family;
 use crate::parse::Segment;
 use crate::reason::Reason;
 use crate::rewrite::Rewrite;
 use crate::select::{ports, tuple_hash};
-use crate::steer::{Decision, Route};
 use crate::table::{Flow, FlowKey, TCP, Tables, flow_flags, flow_state};
 use crate::wire::tcp;
 

@@ -4,6 +4,7 @@
 //! destination, and an answer to an address of this node gets its client back. On its way out ([`egress`]) an answer
 //! gets the frontend as its source, and a packet of the node's own processes gets its backend.
 
+pub use crate::decision::{Decision, Route};
 use crate::family::Family;
 use crate::flow;
 use crate::packet::Packet;
@@ -15,25 +16,6 @@ use crate::table::{
     Backend, FrontendKey, Scope, Tables, address_flags, backend_flags, flow_flags, node_flags,
 };
 use crate::wire::{self, tcp};
-
-/// How a rewritten packet goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Route {
-    /// As the host's stack routes it.
-    Stack,
-    /// Looked up and sent by us: its source is not what the stack would accept, or the stack has routed it already.
-    Forward,
-    /// Back into the device it was about to leave by: both ends are this node.
-    Inject,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Decision<F: Family> {
-    pub to: Rewrite<F>,
-    pub route: Route,
-    /// An answer, from backend to client.
-    pub reply: bool,
-}
 
 /// Who sends a packet that opens a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,7 +7,7 @@ use aya_ebpf::programs::XdpContext;
 use svc_common::family::Family;
 use svc_common::parse::{Segment, remember_fragment};
 use svc_common::reason::{Aside, Reason};
-use svc_common::refuse::{IcmpError, Reset, swap_ethernet};
+use svc_common::refuse::{Checksum, IcmpError, Reset, swap_ethernet};
 use svc_common::rewrite::{Bytes, Rewrite, apply};
 use svc_common::steer::{self, Route, Work};
 use svc_common::table::{BOUNCE, Scope, TCP};
@@ -135,6 +135,10 @@ fn reset<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
         return SHOT;
     };
     let checksum = skb.checksum_state(segment.l4() + tcp::CHECKSUM);
+    // The device would finish the checksum where the old TCP header was.
+    if checksum == Checksum::Partial && segment.l4() != ETH_LEN + F::LEN {
+        return SHOT;
+    }
     let written = skb
         .resize(ETH_LEN + F::LEN + Reset::LEN)
         .and_then(|()| reset.write(&skb.packet(), ETH_LEN, &segment.key, checksum));

@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 
+mod call;
 mod carry;
 mod hook;
 mod maps;

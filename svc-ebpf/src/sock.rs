@@ -4,7 +4,7 @@ use aya_ebpf::programs::SockAddrContext;
 use svc_common::family::{Ip, Port, V4, V6};
 use svc_common::socket::{self, Target};
 
-use crate::hook::Call;
+use crate::call::Call;
 use crate::maps::{Mapped, World, count};
 
 /// Results of a cgroup program.
