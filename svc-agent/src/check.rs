@@ -97,13 +97,8 @@ fn btf() -> Finding {
     }
 }
 
-/// The nearest existing folder above must be on a bpffs.
 fn bpffs(root: &Path) -> Finding {
-    let existing = root
-        .ancestors()
-        .find(|path| path.exists())
-        .unwrap_or(Path::new("/"));
-    if dataplane::is_bpffs(existing) {
+    if dataplane::is_bpffs(root) {
         Good(format!("{} is on a bpf file system", root.display()))
     } else {
         Bad(format!(

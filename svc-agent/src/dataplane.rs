@@ -78,7 +78,7 @@ impl Dataplane {
             cause,
         })?;
         let folder = maps;
-        let maps = Maps::take(TakeFrom(&mut ebpf))?;
+        let maps = Maps::take(&mut ebpf)?;
         Ok(Self {
             folder,
             ebpf,
@@ -156,15 +156,6 @@ impl Dataplane {
     }
 }
 
-/// Takes maps out of a loaded object.
-struct TakeFrom<'a>(&'a mut Ebpf);
-
-impl maps::Supply for TakeFrom<'_> {
-    fn take(&mut self, name: &'static str) -> Result<aya::maps::Map, Error> {
-        self.0.take_map(name).ok_or(Error::Missing(name))
-    }
-}
-
 /// The pinned maps, read without a running agent.
 pub struct Pinned {
     maps: Maps,
@@ -178,7 +169,7 @@ impl Pinned {
         }
         check_layout(&folder)?;
         Ok(Self {
-            maps: Maps::take(folder.as_path())?,
+            maps: Maps::take(&mut folder.as_path())?,
         })
     }
 
@@ -237,12 +228,7 @@ fn remove_dir(path: &Path) -> Result<(), Error> {
 /// Makes sure that `root` will be on a bpf file system: mounts the usual one where the kernel's folder for it is empty.
 fn mount_bpffs(root: &Path) -> Result<(), Error> {
     const USUAL: &str = "/sys/fs/bpf";
-    let existing = || {
-        root.ancestors()
-            .find(|path| path.exists())
-            .unwrap_or(Path::new("/"))
-    };
-    if is_bpffs(existing()) {
+    if is_bpffs(root) {
         return Ok(());
     }
     if root.starts_with(USUAL) {
@@ -251,16 +237,17 @@ fn mount_bpffs(root: &Path) -> Result<(), Error> {
             tracing::warn!("cannot mount {USUAL}: {error}");
         }
     }
-    if is_bpffs(existing()) {
+    if is_bpffs(root) {
         Ok(())
     } else {
         Err(Error::NotBpffs(root.into()))
     }
 }
 
-/// Whether a folder is on a bpf file system.
+/// Whether a folder is, or would be if it were made, on a bpf file system.
 pub fn is_bpffs(path: &Path) -> bool {
-    nix::sys::statfs::statfs(path)
+    let existing = path.ancestors().find(|path| path.exists());
+    nix::sys::statfs::statfs(existing.unwrap_or(Path::new("/")))
         .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }
 

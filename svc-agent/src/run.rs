@@ -310,7 +310,7 @@ impl<'a> Agent<'a> {
     }
 
     fn take_facts(&mut self) {
-        let node_ips = self.node_ips();
+        let node_ips = self.attached_for.clone();
         let own = node::own_addresses(&self.devices);
         let local: Vec<IpAddr> = own.iter().copied().collect();
         let node = self.reconciler.cluster.node();

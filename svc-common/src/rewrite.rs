@@ -5,7 +5,7 @@ use crate::family::{Addr, Family, Port};
 use crate::packet::Packet;
 use crate::parse::Segment;
 use crate::reason::Reason;
-use crate::table::{SCTP, TCP, UDP};
+use crate::table::{FlowKey, SCTP, TCP, UDP};
 use crate::wire::{self, icmp, tcp, udp};
 
 /// The addresses and ports that a packet of a flow shall have.
@@ -25,6 +25,22 @@ impl<F: Family> Rewrite<F> {
         sport: Port(0),
         dport: Port(0),
     };
+
+    /// How its addresses change the sums that cover them.
+    #[inline(always)]
+    fn addresses_since(&self, from: &FlowKey<F>) -> Delta {
+        Delta::default()
+            .words(&from.src, &self.src)
+            .words(&from.dst, &self.dst)
+    }
+
+    /// How its ports change the sums that cover them.
+    #[inline(always)]
+    fn ports_since(&self, from: &FlowKey<F>) -> Delta {
+        Delta::default()
+            .word(from.sport.0, self.sport.0)
+            .word(from.dport.0, self.dport.0)
+    }
 }
 
 /// A packet that can be changed. XDP writes bytes; tc must leave the transport checksum to the kernel, which alone
@@ -83,12 +99,7 @@ fn fix_transport<F: Family>(
         // SCTP's checksum covers no pseudo-header.
         _ => return Some(()),
     };
-    let addresses = Delta::default()
-        .words(&from.src, &to.src)
-        .words(&from.dst, &to.dst);
-    let ports = Delta::default()
-        .word(from.sport.0, to.sport.0)
-        .word(from.dport.0, to.dport.0);
+    let (addresses, ports) = (to.addresses_since(from), to.ports_since(from));
     edit.fix_transport(segment.l4() + field, addresses, ports, proto)
 }
 
@@ -106,13 +117,7 @@ fn write_tuple<F: Family>(
     }
     packet.set(l3 + F::SRC, to.src)?;
     packet.set(l3 + F::DST, to.dst)?;
-    F::fix_header(
-        packet,
-        l3,
-        Delta::default()
-            .words(&from.src, &to.src)
-            .words(&from.dst, &to.dst),
-    )
+    F::fix_header(packet, l3, to.addresses_since(from))
 }
 
 /// An ICMP error (RFC 5508 §4). In two functions for the sake of the stack.
@@ -140,12 +145,7 @@ fn rewrite_quote<F: Family>(
     let from = &segment.key;
     let quoted = segment.quoted();
     let payload = F::payload(packet, quoted)?;
-    let addresses = Delta::default()
-        .words(&from.src, &to.src)
-        .words(&from.dst, &to.dst);
-    let ports = Delta::default()
-        .word(from.sport.0, to.sport.0)
-        .word(from.dport.0, to.dport.0);
+    let (addresses, ports) = (to.addresses_since(from), to.ports_since(from));
     let changed = Delta(addresses.0 + ports.0);
     *covered = fix_quoted_transport(packet, payload.l4, payload.proto, changed, changed);
     packet.set(payload.l4, [to.dport.0, to.sport.0])?;
@@ -205,14 +205,20 @@ fn fix_quoted_transport(
     let Some(field) = packet.get::<u16>(off) else {
         return covered;
     };
-    let fixed = if proto == UDP {
-        delta.apply_udp(field)
-    } else {
-        delta.apply(field)
-    };
+    let fixed = apply_delta(delta, field, proto);
     match packet.set(off, fixed) {
         Some(()) => covered.word(field, fixed),
         None => covered,
+    }
+}
+
+/// A transport checksum field after a change.
+#[inline(always)]
+fn apply_delta(delta: Delta, field: u16, proto: u8) -> u16 {
+    if proto == UDP {
+        delta.apply_udp(field)
+    } else {
+        delta.apply(field)
     }
 }
 
@@ -235,14 +241,7 @@ impl Edit for Bytes<'_> {
     ) -> Option<()> {
         let delta = Delta(addresses.0 + ports.0);
         let field = self.0.get(off)?;
-        self.0.set(
-            off,
-            if proto == UDP {
-                delta.apply_udp(field)
-            } else {
-                delta.apply(field)
-            },
-        )
+        self.0.set(off, apply_delta(delta, field, proto))
     }
 }
 

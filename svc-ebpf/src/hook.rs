@@ -139,6 +139,17 @@ impl Context for Skb {
 }
 
 impl Skb {
+    #[inline(always)]
+    pub fn packet(&self) -> Packet<'_> {
+        // SAFETY: the kernel's own bounds of the linear part. They are read anew at every call, because helpers that
+        // change the packet invalidate earlier pointers; volatile, so that the compiler does not remember them.
+        unsafe {
+            let data = (&raw const (*self.skb).data).read_volatile();
+            let end = (&raw const (*self.skb).data_end).read_volatile();
+            Packet::new(data as usize, end as usize)
+        }
+    }
+
     /// Takes the context, with the headers in the linear part.
     #[inline(always)]
     pub fn new(ctx: &TcContext) -> Self {
@@ -244,19 +255,6 @@ const IPV6: u64 = 1 << 7;
 /// A packet at tc being changed, of family `F`.
 pub struct SkbEdit<'a, F: Family>(pub &'a Skb, pub core::marker::PhantomData<F>);
 
-impl Skb {
-    #[inline(always)]
-    pub fn packet(&self) -> Packet<'_> {
-        // SAFETY: the kernel's own bounds of the linear part. They are read anew at every call, because helpers that
-        // change the packet invalidate earlier pointers; volatile, so that the compiler does not remember them.
-        unsafe {
-            let data = (&raw const (*self.skb).data).read_volatile();
-            let end = (&raw const (*self.skb).data_end).read_volatile();
-            Packet::new(data as usize, end as usize)
-        }
-    }
-}
-
 impl<F: Family> Edit for SkbEdit<'_, F> {
     #[inline(always)]
     fn packet(&self) -> Packet<'_> {
@@ -275,9 +273,9 @@ impl<F: Family> Edit for SkbEdit<'_, F> {
         let (skb, off) = (self.0.skb, off as u32);
         // Since 6.16 the kernel wants to know about IPv6, whose pseudo-header is covered by no header checksum, to keep
         // a CHECKSUM_COMPLETE right; older kernels refuse the flag.
-        // SAFETY: a helper on our context; size 0 with `from` 0 means "to is a difference".
         let mut status = -1;
         if F::VERSION == 6 {
+            // SAFETY: a helper on our context; size 0 with `from` 0 means "to is a difference".
             status = unsafe {
                 bpf::bpf_l4_csum_replace(skb, off, 0, addresses.0 as u64, PSEUDO_HDR | IPV6 | udp)
             };

@@ -11,7 +11,8 @@ use xtask::traffic::{Conversation, Probe, Protocol};
 
 use crate::Case;
 use crate::lab::Lab;
-use crate::paths::{PODS, Way};
+use crate::life::new_connections;
+use crate::paths::Way;
 
 const ONE: &[&str] = &["packets_only"];
 
@@ -294,15 +295,7 @@ fn bad_manifests(lab: &mut Lab) -> Result<()> {
     )?;
     lab.answered_by("pod-b", Protocol::Tcp, way.cluster_ip(20), &["pod-c"])?;
     lab.answered_by("pod-b", Protocol::Tcp, way.cluster_ip(21), &["pod-a"])?;
-    for way in Way::ALL {
-        lab.answered_afresh("pod-d", way.protocol, way.cluster_ip(1), &PODS)?;
-        lab.answered_afresh(
-            "client",
-            way.protocol,
-            way.node_port(lab, "node2", 1),
-            &PODS,
-        )?;
-    }
+    new_connections(lab)?;
     for agent in &lab.agents {
         let log = agent.log();
         for about in [

@@ -10,11 +10,11 @@ mod talk;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
@@ -63,6 +63,20 @@ pub enum Outcome {
 }
 
 impl Answer {
+    /// What became of a request that was begun at `start`.
+    fn since(start: Instant, outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            took: start.elapsed(),
+        }
+    }
+
+    /// As a line, at once.
+    fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "{self}")?;
+        out.flush()
+    }
+
     pub fn by(&self) -> Option<&str> {
         match &self.outcome {
             Outcome::Answered { by, .. } => Some(by),

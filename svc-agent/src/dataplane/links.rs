@@ -76,6 +76,11 @@ impl Hook {
         }
     }
 
+    /// Its pin at a device.
+    fn pin(self, ifindex: u32) -> String {
+        format!("{}@{ifindex}", self.pin_name())
+    }
+
     const ALL: [Hook; 6] = [
         Hook::PodIngress,
         Hook::PodEgress,
@@ -199,7 +204,7 @@ impl Links {
         }
         let (attach_type, flags) = hook.attach();
         let program = program_fd(ebpf, hook.program())?.as_fd();
-        let path = self.folder.join(format!("{}@{ifindex}", hook.pin_name()));
+        let path = self.folder.join(hook.pin(ifindex));
         self.place(
             hook.program(),
             program,
@@ -251,7 +256,7 @@ impl Links {
     fn detach_others(&mut self, wanted: &BTreeMap<(u32, Hook), String>) -> Vec<Error> {
         let keep: BTreeSet<String> = wanted
             .keys()
-            .map(|(ifindex, hook)| format!("{}@{ifindex}", hook.pin_name()))
+            .map(|(ifindex, hook)| hook.pin(*ifindex))
             .collect();
         let mut refused = Vec::new();
         let names = Hook::ALL.map(Hook::pin_name);

@@ -236,8 +236,7 @@ where
 }
 
 impl Maps {
-    pub(super) fn take(mut supply: impl Supply) -> Result<Self, Error> {
-        let supply = &mut supply;
+    pub(super) fn take(supply: &mut impl Supply) -> Result<Self, Error> {
         Ok(Self {
             v4: FamilyMaps::take(supply, V4_NAMES)?,
             v6: FamilyMaps::take(supply, V6_NAMES)?,

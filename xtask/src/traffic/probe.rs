@@ -41,15 +41,7 @@ pub fn probe(args: &ProbeArgs) -> Result<()> {
             Protocol::Udp => udp(args, number),
         };
         let outcome = outcome.unwrap_or_else(|error| outcome_of(&error));
-        writeln!(
-            out,
-            "{}",
-            Answer {
-                outcome,
-                took: start.elapsed()
-            }
-        )?;
-        out.flush()?;
+        Answer::since(start, outcome).print(&mut out)?;
         thread::sleep(Duration::from_millis(args.pause_ms));
     }
     Ok(())

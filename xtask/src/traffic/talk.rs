@@ -35,15 +35,7 @@ pub fn talk(args: &TalkArgs) -> Result<()> {
     for text in io::stdin().lock().lines() {
         let start = Instant::now();
         let outcome = line(&text?).unwrap_or_else(|error| outcome_of(&error));
-        writeln!(
-            out,
-            "{}",
-            Answer {
-                outcome,
-                took: start.elapsed()
-            }
-        )?;
-        out.flush()?;
+        Answer::since(start, outcome).print(&mut out)?;
     }
     Ok(())
 }
