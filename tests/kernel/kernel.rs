@@ -1,9 +1,12 @@
 //! The loaded object: maps filled from a [`Memory`], programs run on single frames.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{Array, DevMapHash, HashMap, MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode};
+use aya::programs::{
+    ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode,
+};
 use aya::{Ebpf, EbpfLoader};
 use svc_common::family::Family;
 use svc_common::memory::Memory;
@@ -148,26 +151,33 @@ impl Kernel {
         &self,
         program: Program,
         frame: &[u8],
-        out: Option<&mut [u8]>,
+        mut out: Option<&mut [u8]>,
         repeat: u32,
     ) -> TestRunResult {
         let context = self.context(program, frame.len());
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: out,
-            ctx_in: Some(&context),
-            repeat,
-            ..TestRunOptions::new()
-        };
         let loaded = self.ebpf.program(program.name()).expect("in the object");
-        let result = if program == Program::NodeXdp {
-            <&Xdp>::try_from(loaded).expect("is XDP").test_run(options)
-        } else {
-            <&SchedClassifier>::try_from(loaded)
-                .expect("is a classifier")
-                .test_run(options)
-        };
-        result.unwrap_or_else(|error| panic!("cannot run {program:?} on {frame:02x?}: {error:?}"))
+        loop {
+            let options = TestRunOptions {
+                data_in: Some(frame),
+                data_out: out.as_deref_mut(),
+                ctx_in: Some(&context),
+                repeat,
+                ..TestRunOptions::new()
+            };
+            let result = if program == Program::NodeXdp {
+                <&Xdp>::try_from(loaded).expect("is XDP").test_run(options)
+            } else {
+                <&SchedClassifier>::try_from(loaded)
+                    .expect("is a classifier")
+                    .test_run(options)
+            };
+            match result {
+                Ok(result) => return result,
+                // A long repeat that is rescheduled gives way to pending task work, too.
+                Err(error) if interrupted(&error) => {}
+                Err(error) => panic!("cannot run {program:?} on {frame:02x?}: {error:?}"),
+            }
+        }
     }
 
     fn context(&self, program: Program, len: usize) -> Vec<u8> {
@@ -224,4 +234,8 @@ pub(crate) fn memory_of(map: &MapData) -> u64 {
         .find_map(|line| line.strip_prefix("memlock:"))
         .expect("a map has memlock");
     line.trim().parse().expect("a number")
+}
+
+fn interrupted(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(error) if error.io_error.kind() == ErrorKind::Interrupted)
 }
