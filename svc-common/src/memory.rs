@@ -4,11 +4,12 @@
 extern crate std;
 
 use core::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::family::{Addr, Family};
 use crate::table::{
-    Backend, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, NodeConfig, Ports, Tables,
+    Affinity, Backend, BackendKey, BackendState, Flow, FlowKey, FragmentKey, Frontend, FrontendKey,
+    NodeConfig, Ports, Source, Tables,
 };
 
 /// One family's tables.
@@ -19,6 +20,12 @@ pub struct Memory<F: Family> {
     pub slots: BTreeMap<u32, Backend<F>>,
     pub flows: RefCell<BTreeMap<FlowKey<F>, Flow<F>>>,
     pub fragments: RefCell<HashMap<FragmentKey<F>, Ports>>,
+    /// Source ranges with their prefix length, that of the address alone.
+    pub ranges: BTreeSet<(Source<F>, u32)>,
+    pub affinities: RefCell<BTreeMap<Source<F>, Affinity<F>>>,
+    pub backends: RefCell<BTreeMap<BackendKey<F>, BackendState>>,
+    pub turns: RefCell<BTreeMap<u32, u32>>,
+    pub epoch: Cell<u16>,
     pub config: Option<NodeConfig>,
     /// The answers of [`Tables::source_towards`], by destination.
     pub routes: BTreeMap<F::Addr, F::Addr>,
@@ -38,6 +45,11 @@ impl<F: Family> Default for Memory<F> {
             slots: BTreeMap::new(),
             flows: RefCell::default(),
             fragments: RefCell::default(),
+            ranges: BTreeSet::new(),
+            affinities: RefCell::default(),
+            backends: RefCell::default(),
+            turns: RefCell::default(),
+            epoch: Cell::new(0),
             config: None,
             routes: BTreeMap::new(),
             node_address: None,
@@ -89,7 +101,7 @@ impl<F: Family> Tables<F> for Memory<F> {
             nat_port: crate::family::Port(0xa5a5),
             flags: 0xa5,
             state: 0xa5,
-            _pad: 0xa5a5,
+            epoch: 0xa5a5,
         };
         Some(f(&mut flow))
     }
@@ -100,6 +112,41 @@ impl<F: Family> Tables<F> for Memory<F> {
 
     fn remember_fragment(&self, key: &FragmentKey<F>, ports: Ports) {
         self.fragments.borrow_mut().insert(*key, ports);
+    }
+
+    fn in_range(&self, source: &Source<F>) -> bool {
+        self.ranges.iter().any(|(range, prefix)| {
+            range.service == source.service && same_prefix(&range.addr, &source.addr, *prefix)
+        })
+    }
+
+    fn affinity(&self, client: &Source<F>) -> Option<Affinity<F>> {
+        self.affinities.borrow().get(client).copied()
+    }
+
+    fn remember_affinity(&self, client: &Source<F>, affinity: &Affinity<F>) {
+        self.affinities.borrow_mut().insert(*client, *affinity);
+    }
+
+    fn backend(&self, key: &BackendKey<F>) -> Option<BackendState> {
+        self.backends.borrow().get(key).copied()
+    }
+
+    fn count_connection(&self, key: &BackendKey<F>, difference: i64) {
+        if let Some(state) = self.backends.borrow_mut().get_mut(key) {
+            state.connections = state.connections.wrapping_add_signed(difference);
+        }
+    }
+
+    fn turn(&self, first: u32) -> u32 {
+        let mut turns = self.turns.borrow_mut();
+        let turn = turns.entry(first).or_default();
+        *turn = turn.wrapping_add(1);
+        turn.wrapping_sub(1)
+    }
+
+    fn epoch(&self) -> u16 {
+        self.epoch.get()
     }
 
     fn config(&self) -> Option<NodeConfig> {
@@ -130,4 +177,13 @@ impl<F: Family> Tables<F> for Memory<F> {
         self.seed.set(x);
         (x >> 32) as u32
     }
+}
+
+/// Whether two addresses have their first `prefix` bits in common.
+fn same_prefix<A: Addr>(a: &A, b: &A, prefix: u32) -> bool {
+    (0..A::WORDS).all(|i| {
+        let kept = prefix.saturating_sub(16 * i as u32).min(16);
+        let mask = (0xffff_u32 << (16 - kept)) as u16;
+        u16::from_be(a.word(i) ^ b.word(i)) & mask == 0
+    })
 }

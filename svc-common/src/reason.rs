@@ -29,10 +29,18 @@ pub enum Reason {
     RewriteFailed = 10,
     /// Dropped: an ICMP error about a flow that could not be translated.
     IcmpUntranslatable = 11,
+    /// Dropped: the client is in none of the Service's source ranges (C11).
+    SourceRange = 12,
+    /// Refused: the backend of a TCP connection is gone (D6, `--reset-gone-backends`).
+    BackendGone = 13,
+    /// Dropped: a tunnelled packet that no node of the cluster sent, or that no local endpoint is meant by (DSR).
+    BadTunnel = 14,
+    /// A process of the node bound a port that is a NodePort; refused only with `--protect-node-ports` (C7).
+    NodePortBound = 15,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 16] = [
         Reason::NoEndpoints,
         Reason::NoLocalEndpoints,
         Reason::UndefinedPort,
@@ -45,6 +53,10 @@ impl Reason {
         Reason::BadSlot,
         Reason::RewriteFailed,
         Reason::IcmpUntranslatable,
+        Reason::SourceRange,
+        Reason::BackendGone,
+        Reason::BadTunnel,
+        Reason::NodePortBound,
     ];
 
     /// The name used in metrics and output.
@@ -62,12 +74,19 @@ impl Reason {
             Reason::BadSlot => "bad-slot",
             Reason::RewriteFailed => "rewrite-failed",
             Reason::IcmpUntranslatable => "icmp-untranslatable",
+            Reason::SourceRange => "source-range",
+            Reason::BackendGone => "backend-gone",
+            Reason::BadTunnel => "bad-tunnel",
+            Reason::NodePortBound => "node-port-bound",
         }
     }
 
     /// Whether the client is told at once, instead of being left to time out.
     pub const fn refuses(self) -> bool {
-        matches!(self, Reason::NoEndpoints | Reason::UndefinedPort)
+        matches!(
+            self,
+            Reason::NoEndpoints | Reason::UndefinedPort | Reason::BackendGone
+        )
     }
 }
 

@@ -167,7 +167,7 @@ fn open<F: Family>(
         flow.nat_port = key.sport;
         flow.flags = flags;
         flow.state = 0;
-        flow._pad = 0;
+        flow.epoch = tables.epoch();
         flow::open(flow, key.proto, tables)?;
         flow.decide(decision);
         Ok(())

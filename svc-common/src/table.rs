@@ -22,6 +22,18 @@ pub trait Tables<F: Family> {
     fn scratch<R>(&self, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R>;
     fn fragment(&self, key: &FragmentKey<F>) -> Option<Ports>;
     fn remember_fragment(&self, key: &FragmentKey<F>, ports: Ports);
+    /// Whether a range of the service port (or of the cluster's pods, for service 0) holds the address.
+    fn in_range(&self, source: &Source<F>) -> bool;
+    fn affinity(&self, client: &Source<F>) -> Option<Affinity<F>>;
+    fn remember_affinity(&self, client: &Source<F>, affinity: &Affinity<F>);
+    /// None: the Service has no such endpoint any more.
+    fn backend(&self, key: &BackendKey<F>) -> Option<BackendState>;
+    /// Adds to the count of open connections, atomically. A backend that is not there is not counted.
+    fn count_connection(&self, key: &BackendKey<F>, difference: i64);
+    /// The turn of the run at slot `first`: 0, 1, 2, … over all CPUs.
+    fn turn(&self, first: u32) -> u32;
+    /// Changes whenever an endpoint leaves BACKENDS or stops serving: what a flow knew of its backend may be old.
+    fn epoch(&self) -> u16;
     fn config(&self) -> Option<NodeConfig>;
     /// The address that a packet of this node's leaves with on its way to `dst`; None when there is no route.
     fn source_towards(&self, dst: &F::Addr) -> Option<F::Addr>;
@@ -46,6 +58,9 @@ pub const MAX_SOCKETS: u32 = 65_536;
 pub const MAX_FRAGMENTS: u32 = 8_192;
 pub const MAX_SERVICES: u32 = 65_536;
 pub const MAX_DEVICES: u32 = 1_024;
+pub const MAX_RANGES: u32 = 65_536;
+pub const MAX_AFFINITIES: u32 = 65_536;
+pub const MAX_BACKENDS: u32 = 262_144;
 
 /// Set in a key of XDP_DEVICES (else a device's index): frames go back out of this device by redirect, not by XDP_TX.
 /// A veth flushes what XDP_TX queued only when its peer has an XDP program too (veth_xdp_flush, drivers/net/veth.c).
@@ -69,6 +84,8 @@ pub mod address_flags {
     pub const CLUSTER_IP: u32 = 2;
     /// A LoadBalancer ingress or external IP: only its frontends are ours.
     pub const EXTERNAL: u32 = 4;
+    /// Another node of the cluster: the only source of tunnelled packets that is believed (DSR).
+    pub const PEER: u32 = 8;
 }
 
 /// Key of FRONTENDS: a virtual address, port (network order), protocol and [`Scope`].
@@ -89,6 +106,14 @@ pub mod frontend_flags {
     pub const DROP_WHEN_EMPTY: u32 = 2;
     /// A node port, which the node's own processes also reach on loopback (C5).
     pub const NODE_PORT: u32 = 4;
+    /// Pick in turn, over all CPUs of the node.
+    pub const ROUND_ROBIN: u32 = 8;
+    /// Pick two at random, take the one with fewer open connections for its weight.
+    pub const LEAST_CONNECTIONS: u32 = 16;
+    /// The run is of the local set of endpoints (policy Local), otherwise of the cluster set.
+    pub const LOCAL_SET: u32 = 32;
+    /// Only clients in the service port's RANGES may open a flow (C11).
+    pub const SOURCE_RANGES: u32 = 64;
 }
 
 /// Value of FRONTENDS: the run of slots `first .. first + count` of one service port. `count == 0`: no endpoints.
@@ -119,6 +144,59 @@ pub struct Backend<F: Family> {
     pub flags: u16,
 }
 
+/// Key of RANGES (a longest-prefix trie, behind the prefix length in bits of this whole key) and of AFFINITY: a client
+/// of a service port. Service 0 stands for the cluster itself: its ranges are those of the pods (`--cluster-cidr`).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Source<F: Family> {
+    pub service: u32,
+    pub addr: F::Addr,
+}
+
+/// Value of AFFINITY: the backend that a client had last (B15).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Affinity<F: Family> {
+    /// Seconds of the monotonic clock at the client's last new connection.
+    pub seen: u32,
+    pub addr: F::Addr,
+    pub port: Port,
+    pub flags: u16,
+}
+
+/// Key of BACKENDS: an endpoint of a service port. The unspecified address with port 0 is there as long as at least one
+/// endpoint of the service port serves.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BackendKey<F: Family> {
+    pub service: u32,
+    pub addr: F::Addr,
+    pub port: Port,
+    pub _pad: u16,
+}
+
+/// Bits of [`BackendState::flags`].
+pub mod backend_state {
+    /// It serves, be it ready or on its way out. Endpoints that are listed but do not serve have an entry without.
+    pub const SERVING: u16 = 1;
+    /// Frontends of policy Cluster may send new connections to it.
+    pub const IN_CLUSTER_SET: u16 = 2;
+    /// Frontends of policy Local may send new connections to it.
+    pub const IN_LOCAL_SET: u16 = 4;
+}
+
+/// Value of BACKENDS.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Pod, Zeroable)]
+pub struct BackendState {
+    pub flags: u16,
+    /// Share of new connections (B13); 0: none.
+    pub weight: u16,
+    pub _pad: u32,
+    /// Open connections of the packet path. Kept by the programs for least-connections, counted anew by the agent.
+    pub connections: u64,
+}
+
 /// Key of FLOWS: a packet's addresses and ports as they are on the wire. For protocols without ports: zero.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -139,6 +217,10 @@ pub mod flow_flags {
     pub const NODE_CLIENT: u8 = 2;
     /// The backend is this node itself (host network) and the client too: answers are injected back.
     pub const LOOP: u8 = 4;
+    /// The backend's node gets the packet in a tunnel and answers the client itself (DSR).
+    pub const TUNNEL: u8 = 8;
+    /// Another proxy's connection, from before our time (`--takeover`): its packets pass untouched.
+    pub const FOREIGN: u8 = 16;
 }
 
 /// Bits of [`Flow::state`].
@@ -169,7 +251,8 @@ pub struct Flow<F: Family> {
     pub nat_port: Port,
     pub flags: u8,
     pub state: u8,
-    pub _pad: u16,
+    /// [`Tables::epoch`] at which the backend was last known to serve.
+    pub epoch: u16,
 }
 
 /// Key of SOCKETS: a socket (its cookie) and the backend it talks to.
@@ -212,7 +295,7 @@ pub struct Ports {
 
 /// The node's facts and the agent's settings, in the one entry of CONFIG.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
 pub struct NodeConfig {
     /// Cookie of the node's own network namespace.
     pub netns_cookie: u64,
@@ -223,13 +306,45 @@ pub struct NodeConfig {
     /// SNAT ports in host order, inclusive. Outside of what the node itself uses.
     pub snat_min: u16,
     pub snat_max: u16,
+    /// After so many seconds of silence a TCP connection is over; after one that was closed, from either side, so many.
+    pub tcp_established: u32,
+    pub tcp_close_wait: u32,
+    /// The same for UDP and SCTP: while nobody has answered, and from then on.
+    pub udp: u32,
+    pub udp_stream: u32,
     pub _pad: u32,
+}
+
+impl Default for NodeConfig {
+    /// Nothing is known of the node; the lifetimes are the kernel's (net.netfilter.nf_conntrack_*).
+    fn default() -> Self {
+        Self {
+            tcp_established: 432_000,
+            tcp_close_wait: 60,
+            udp: 30,
+            udp_stream: 120,
+            ..Self::zeroed()
+        }
+    }
 }
 
 /// Bits of [`NodeConfig::flags`].
 pub mod node_flags {
     /// `--external-cluster-ip`: ClusterIPs are answered from outside too.
     pub const EXTERNAL_CLUSTER_IP: u32 = 1;
+    /// `--masquerade-all`: backends of ClusterIPs see the node's address.
+    pub const MASQUERADE_ALL: u32 = 2;
+    /// `--cluster-cidr`: RANGES of service 0 say which clients are pods, wherever their packets come in.
+    pub const CLUSTER_CIDR: u32 = 4;
+    /// `--takeover`: TCP packets of unknown connections pass, they may be another proxy's.
+    pub const TAKEOVER: u32 = 8;
+    /// TCP clients of a backend that is gone get a reset (D6).
+    pub const RESET_GONE: u32 = 16;
+    /// Binding a socket to a port that is a NodePort is refused (C7), otherwise counted.
+    pub const PROTECT_NODE_PORTS: u32 = 32;
+    /// `--dsr`: remote backends from outside are reached through a tunnel and answer the client themselves.
+    pub const DSR_IPIP: u32 = 64;
+    pub const DSR_GENEVE: u32 = 128;
 }
 
 /// Value of SERVICES: `namespace/name:port` in UTF-8, for people. A restart finds ids again by it.
@@ -257,6 +372,9 @@ macro_rules! pod {
 pod! {
     FrontendKey: 8, 20;
     Backend: 8, 20;
+    Source: 8, 20;
+    Affinity: 12, 24;
+    BackendKey: 12, 24;
     FlowKey: 16, 40;
     Flow: 36, 84;
     SocketKey: 16, 28;
@@ -266,7 +384,8 @@ pod! {
 
 const _: () = assert!(
     size_of::<Frontend>() == 20
-        && size_of::<NodeConfig>() == 24
+        && size_of::<NodeConfig>() == 40
+        && size_of::<BackendState>() == 16
         && size_of::<ServiceLabel>() == 200
 );
 
@@ -276,6 +395,8 @@ mod user {
     unsafe impl aya::Pod for super::Frontend {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Ports {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::BackendState {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::NodeConfig {}
     // SAFETY: as above.

@@ -36,6 +36,25 @@ pub fn random() -> u32 {
     unsafe { bpf::bpf_get_prandom_u32() }
 }
 
+/// Adds atomically; returns what was there before. `core` has no atomic operations for a target without
+/// compare-and-swap, which BPF has only since `-C target-cpu=v3`.
+///
+/// # Safety
+/// `at` is aligned and stays valid and shared by such additions only.
+#[inline(always)]
+pub unsafe fn fetch_add(at: *mut u64, mut value: u64) -> u64 {
+    // SAFETY: one instruction on what the caller vouches for.
+    unsafe {
+        core::arch::asm!(
+            "{value} = atomic_fetch_add((u64 *) ({at} + 0), {value})",
+            at = in(reg) at,
+            value = inout(reg) value,
+            options(nostack),
+        );
+    }
+    value
+}
+
 /// The outcome of a route lookup (`bpf_fib_lookup`, include/uapi/linux/bpf.h).
 pub struct NextHop {
     status: i64,

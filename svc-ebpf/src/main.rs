@@ -1,6 +1,8 @@
 //! The programs. Each is a shell: take the context, ask `svc-common`, carry the verdict out.
 #![no_std]
 #![no_main]
+// As in svc-common: some instructions have no other name.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod call;
 mod carry;

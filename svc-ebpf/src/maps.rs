@@ -2,19 +2,21 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
 use svc_common::family::{Family, Ip, V4, V6};
 use svc_common::reason::Reason;
 use svc_common::table::{
-    Backend, Flow, FlowKey, FragmentKey, Frontend, FrontendKey, MAX_ADDRESSES, MAX_DEVICES,
-    MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, NodeConfig,
-    Ports, ServiceLabel, SocketKey, SocketPeer, Tables,
+    Affinity, Backend, BackendKey, BackendState, Flow, FlowKey, FragmentKey, Frontend, FrontendKey,
+    MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_DEVICES, MAX_FLOWS, MAX_FRAGMENTS,
+    MAX_FRONTENDS, MAX_RANGES, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, NodeConfig, Ports,
+    ServiceLabel, SocketKey, SocketPeer, Source, Tables,
 };
 
 use crate::hook::{self, Context};
 
 macro_rules! family_maps {
-    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident) => {
+    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident, $ranges:ident, $affinities:ident, $backends:ident) => {
         #[map]
         static $addresses: HashMap<$addr, u32> =
             HashMap::with_max_entries(MAX_ADDRESSES, NO_PREALLOC);
@@ -36,6 +38,16 @@ macro_rules! family_maps {
         static $devices: HashMap<u32, $addr> = HashMap::with_max_entries(MAX_DEVICES, NO_PREALLOC);
 
         #[map]
+        static $ranges: LpmTrie<Source<$family>, u32> =
+            LpmTrie::with_max_entries(MAX_RANGES, NO_PREALLOC);
+        #[map]
+        static $affinities: LruHashMap<Source<$family>, Affinity<$family>> =
+            LruHashMap::with_max_entries(MAX_AFFINITIES, 0);
+        #[map]
+        static $backends: HashMap<BackendKey<$family>, BackendState> =
+            HashMap::with_max_entries(MAX_BACKENDS, NO_PREALLOC);
+
+        #[map]
         static $scratch: PerCpuArray<Flow<$family>> = PerCpuArray::with_max_entries(1, 0);
 
         impl Mapped for $family {
@@ -50,6 +62,9 @@ macro_rules! family_maps {
                     fragments: &$fragments,
                     devices: &$devices,
                     scratch: &$scratch,
+                    ranges: &$ranges,
+                    affinities: &$affinities,
+                    backends: &$backends,
                 }
             }
         }
@@ -69,6 +84,9 @@ pub struct Maps<F: Family> {
     fragments: &'static LruHashMap<FragmentKey<F>, Ports>,
     devices: &'static HashMap<u32, F::Addr>,
     scratch: &'static PerCpuArray<Flow<F>>,
+    ranges: &'static LpmTrie<Source<F>, u32>,
+    affinities: &'static LruHashMap<Source<F>, Affinity<F>>,
+    backends: &'static HashMap<BackendKey<F>, BackendState>,
 }
 
 /// A family that has maps.
@@ -86,7 +104,10 @@ family_maps!(
     SOCKETS_V4,
     FRAGMENTS_V4,
     DEVICES_V4,
-    SCRATCH_V4
+    SCRATCH_V4,
+    RANGES_V4,
+    AFFINITY_V4,
+    BACKENDS_V4
 );
 family_maps!(
     V6,
@@ -98,9 +119,17 @@ family_maps!(
     SOCKETS_V6,
     FRAGMENTS_V6,
     DEVICES_V6,
-    SCRATCH_V6
+    SCRATCH_V6,
+    RANGES_V6,
+    AFFINITY_V6,
+    BACKENDS_V6
 );
 
+/// Whose turn it is in the round-robin run that starts at a slot.
+#[map]
+static TURNS: Array<u64> = Array::with_max_entries(MAX_SLOTS, 0);
+#[map]
+static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static CONFIG: Array<NodeConfig> = Array::with_max_entries(1, 0);
 /// Names for people: no program reads it, the pinned map is where the agent keeps them.
@@ -203,6 +232,52 @@ impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
     fn remember_fragment(&self, key: &FragmentKey<F>, ports: Ports) {
         // A full LRU makes room by itself; a fragment without its entry is a counted drop.
         let _ = F::maps().fragments.insert(key, ports, 0);
+    }
+
+    #[inline(always)]
+    fn in_range(&self, source: &Source<F>) -> bool {
+        let bits = size_of::<Source<F>>() as u32 * 8;
+        F::maps().ranges.get(Key::new(bits, *source)).is_some()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, client: &Source<F>) -> Option<Affinity<F>> {
+        // SAFETY: copied at once; what it says is held against BACKENDS.
+        unsafe { F::maps().affinities.get(client) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_affinity(&self, client: &Source<F>, affinity: &Affinity<F>) {
+        // A full LRU makes room by itself.
+        let _ = F::maps().affinities.insert(client, affinity, 0);
+    }
+
+    #[inline(always)]
+    fn backend(&self, key: &BackendKey<F>) -> Option<BackendState> {
+        // SAFETY: copied at once; a recycled entry says at worst that another endpoint is there.
+        unsafe { F::maps().backends.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn count_connection(&self, key: &BackendKey<F>, difference: i64) {
+        if let Some(state) = F::maps().backends.get_ptr_mut(key) {
+            // SAFETY: map values live as long as the program runs.
+            unsafe { hook::fetch_add(&raw mut (*state).connections, difference as u64) };
+        }
+    }
+
+    #[inline(always)]
+    fn turn(&self, first: u32) -> u32 {
+        let Some(turn) = TURNS.get_ptr_mut(first) else {
+            return 0;
+        };
+        // SAFETY: as above.
+        (unsafe { hook::fetch_add(turn, 1) }) as u32
+    }
+
+    #[inline(always)]
+    fn epoch(&self) -> u16 {
+        EPOCH.get(0).copied().unwrap_or(0) as u16
     }
 
     #[inline(always)]

@@ -39,7 +39,7 @@ const V6_NAMES: Names = Names {
 };
 
 /// Every map that outlives the agent.
-pub(super) const PINNED: [&str; 18] = [
+pub(super) const PINNED: [&str; 26] = [
     "ADDRESSES_V4",
     "ADDRESSES_V6",
     "FRONTENDS_V4",
@@ -54,6 +54,14 @@ pub(super) const PINNED: [&str; 18] = [
     "FRAGMENTS_V6",
     "DEVICES_V4",
     "DEVICES_V6",
+    "RANGES_V4",
+    "RANGES_V6",
+    "AFFINITY_V4",
+    "AFFINITY_V6",
+    "BACKENDS_V4",
+    "BACKENDS_V6",
+    "TURNS",
+    "EPOCH",
     "CONFIG",
     "SERVICES",
     "REASONS",

@@ -112,7 +112,7 @@ fn flow_table() -> Flows {
         nat_port: reply.dport,
         flags: 0,
         state: 0,
-        _pad: 0,
+        epoch: 0,
     };
     let answered = Flow {
         seen: 98,

@@ -34,7 +34,7 @@ pub(super) fn node_config(options: &Run) -> Result<NodeConfig> {
         },
         snat_min: ports.min,
         snat_max: ports.max,
-        _pad: 0,
+        ..NodeConfig::default()
     })
 }
 
