@@ -9,7 +9,7 @@ use crate::parse::Segment;
 use crate::reason::Reason;
 use crate::rewrite::Rewrite;
 use crate::select::{ports, tuple_hash};
-use crate::table::{Flow, FlowKey, TCP, Tables, flow_flags, flow_state};
+use crate::table::{Backend, Flow, FlowKey, TCP, Tables, flow_flags, flow_state};
 use crate::wire::tcp;
 
 /// After so long a silence a packet that can open a flow opens a new one: the kernel's
@@ -190,16 +190,31 @@ pub fn follow<F: Family>(
     let step = tables.flow(&segment.key, |flow| {
         flow.decide(decision);
         if segment.is_error() {
-            Step::Follow
-        } else {
-            flow.refresh(segment, tables.now())
+            return Step::Follow;
         }
+        let was = flow.state;
+        let step = flow.refresh(segment, tables.now());
+        if flow.flags & flow_flags::COUNTED != 0 && (was ^ flow.state) & flow_state::CLOSING != 0 {
+            count(flow, -1, tables);
+        }
+        step
     });
     match step {
         None | Some(Step::Renew) => false,
         Some(Step::Follow) => true,
         Some(Step::Mirror) => mirror(segment, tables),
     }
+}
+
+/// Counts the start or the end of a connection for its backend.
+#[inline(never)]
+pub fn count<F: Family>(flow: &Flow<F>, difference: i64, tables: &impl Tables<F>) {
+    let backend = Backend {
+        addr: flow.backend,
+        port: flow.backend_port,
+        flags: 0,
+    };
+    tables.count_connection(&backend.key(flow.service), difference);
 }
 
 /// Brings the other half up to date, or back. False: another flow has taken the place of our answers, so that this one
@@ -245,7 +260,7 @@ fn mirror<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) -> bool {
 
 /// Writes both halves of a new flow. `flow.nat` is set; `flow.nat_port` is found here: the client's own port first,
 /// where that cannot collide, then ports of the node's SNAT range.
-#[inline(always)]
+#[inline(never)]
 pub fn open<F: Family>(
     flow: &mut Flow<F>,
     proto: u16,

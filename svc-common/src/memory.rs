@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use crate::family::{Addr, Family};
 use crate::table::{
     Affinity, Backend, BackendKey, BackendState, Flow, FlowKey, FragmentKey, Frontend, FrontendKey,
-    NodeConfig, Ports, Source, Tables,
+    NodeConfig, Ports, SocketKey, SocketPeer, Source, Tables,
 };
 
 /// One family's tables.
@@ -20,6 +20,7 @@ pub struct Memory<F: Family> {
     pub slots: BTreeMap<u32, Backend<F>>,
     pub flows: RefCell<BTreeMap<FlowKey<F>, Flow<F>>>,
     pub fragments: RefCell<HashMap<FragmentKey<F>, Ports>>,
+    pub sockets: RefCell<HashMap<SocketKey<F>, SocketPeer<F>>>,
     /// Source ranges with their prefix length, that of the address alone.
     pub ranges: BTreeSet<(Source<F>, u32)>,
     pub affinities: RefCell<BTreeMap<Source<F>, Affinity<F>>>,
@@ -45,6 +46,7 @@ impl<F: Family> Default for Memory<F> {
             slots: BTreeMap::new(),
             flows: RefCell::default(),
             fragments: RefCell::default(),
+            sockets: RefCell::default(),
             ranges: BTreeSet::new(),
             affinities: RefCell::default(),
             backends: RefCell::default(),
@@ -112,6 +114,14 @@ impl<F: Family> Tables<F> for Memory<F> {
 
     fn remember_fragment(&self, key: &FragmentKey<F>, ports: Ports) {
         self.fragments.borrow_mut().insert(*key, ports);
+    }
+
+    fn socket(&self, key: &SocketKey<F>) -> Option<SocketPeer<F>> {
+        self.sockets.borrow().get(key).copied()
+    }
+
+    fn remember_socket(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) {
+        self.sockets.borrow_mut().insert(*key, *peer);
     }
 
     fn in_range(&self, source: &Source<F>) -> bool {

@@ -1,12 +1,13 @@
 //! The same decision for a `connect()`: the socket is connected to the backend itself, and is told the frontend when it
 //! asks for its peer.
 
+use crate::affinity::{self, Last};
 use crate::family::{Family, Port};
 use crate::reason::Reason;
-use crate::select::select;
+use crate::select::{choose, number};
 use crate::table::{
-    Backend, FrontendKey, NodeConfig, Scope, SocketKey, SocketPeer, TCP, Tables, UDP,
-    address_flags, frontend_flags,
+    Backend, Frontend, FrontendKey, NodeConfig, Scope, SocketKey, SocketPeer, TCP, Tables, UDP,
+    address_flags, frontend_flags, node_flags,
 };
 
 /// `--socket-lb`.
@@ -61,15 +62,16 @@ pub struct Target<F: Family> {
     pub proto: u8,
 }
 
-/// The backend to connect to instead. `Ok(None)`: not ours, or left to the packet path.
-#[inline(always)]
+/// Writes the backend to connect to instead. False: not ours, or left to the packet path.
+#[inline(never)]
 pub fn connect<F: Family>(
     caller: &Caller,
     target: &Target<F>,
     tables: &impl Tables<F>,
-) -> Result<Option<Backend<F>>, Reason> {
+    backend: &mut Backend<F>,
+) -> Result<bool, Reason> {
     let Some(config) = tables.config() else {
-        return Ok(None);
+        return Ok(false);
     };
     let on_node = caller.netns_cookie == config.netns_cookie;
     let loopback = on_node && F::is_loopback(&target.addr);
@@ -78,14 +80,17 @@ pub fn connect<F: Family>(
     } else {
         tables.address(&target.addr)
     };
-    if address == 0 || !applies(&config, target.proto, on_node, address) {
-        return Ok(None);
+    if address == 0
+        || !applies(&config, target.proto, on_node, address)
+        || (!on_node && masquerades(&config, address))
+    {
+        return Ok(false);
     }
     // A NodePort on loopback is the NodePort of the node's primary address (C5).
     let addr = if loopback {
         match tables.node_address() {
             Some(addr) => addr,
-            None => return Ok(None),
+            None => return Ok(false),
         }
     } else {
         target.addr
@@ -101,22 +106,50 @@ pub fn connect<F: Family>(
         return if flags == address_flags::CLUSTER_IP {
             Err(Reason::UndefinedPort)
         } else {
-            Ok(None)
+            Ok(false)
         };
     };
     // An external IP that is the node's own address must not take loopback from the node's processes.
     if loopback && frontend.flags & frontend_flags::NODE_PORT == 0 {
-        return Ok(None);
+        return Ok(false);
     }
-    // One socket is one connection: an unconnected UDP socket keeps its backend from datagram to datagram.
-    let n = |_| {
+    // What the node sends to itself goes by loopback, where no packet is met; its source is the target's own address.
+    let own = on_node && address & address_flags::NODE != 0;
+    if !own && needs_packets(&frontend, target.proto) {
+        return Ok(false);
+    }
+    // One socket is one connection, however long (B16).
+    let is_known = |backend: &Backend<F>| {
+        tables.socket(&caller.key(backend.addr, backend.port)) == Some(peer(target))
+    };
+    if frontend.affinity != 0
+        && affinity::last(&frontend, &addr, tables, backend) == Last::Expired
+        && is_known(backend)
+    {
+        return Ok(true);
+    }
+    // An unconnected UDP socket keeps its backend from datagram to datagram.
+    let n = || {
         if target.proto == TCP {
-            tables.random()
+            number(&frontend, tables)
         } else {
             socket_hash(caller.cookie)
         }
     };
-    select(&frontend, n, tables).map(Some)
+    choose(&frontend, &addr, n, tables, backend)?;
+    if frontend.affinity != 0 && !is_known(backend) {
+        affinity::remember(frontend.service, &addr, backend, tables);
+    }
+    Ok(true)
+}
+
+/// Whether a frontend's choice takes what the hook does not know: the client's address, or a connection's end; or, of
+/// unconnected sockets, which datagrams are one connection.
+#[inline(always)]
+const fn needs_packets(frontend: &Frontend, proto: u8) -> bool {
+    frontend.affinity != 0
+        || frontend.flags & (frontend_flags::SOURCE_RANGES | frontend_flags::LEAST_CONNECTIONS) != 0
+        || (frontend.flags & frontend_flags::ROUND_ROBIN != 0 && proto != TCP)
 }
 
 /// Whether the socket hook serves this call, or leaves it to the packet path.
@@ -129,6 +162,12 @@ fn applies(config: &NodeConfig, proto: u8, on_node: bool, address: u32) -> bool 
         (Mode::HostOnly, TCP | UDP) => on_node,
         _ => false,
     }
+}
+
+/// Whether a pod's packets get another source, which no socket can have (`--masquerade-all`).
+#[inline(always)]
+const fn masquerades(config: &NodeConfig, address: u32) -> bool {
+    address & address_flags::CLUSTER_IP != 0 && config.flags & node_flags::MASQUERADE_ALL != 0
 }
 
 /// What the socket believes its peer is, given who it really is.

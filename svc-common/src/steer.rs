@@ -4,6 +4,7 @@
 //! destination, and an answer to an address of this node gets its client back. On its way out ([`egress`]) an answer
 //! gets the frontend as its source, and a packet of the node's own processes gets its backend.
 
+use crate::affinity;
 pub use crate::decision::{Decision, Route};
 use crate::family::Family;
 use crate::flow;
@@ -11,9 +12,10 @@ use crate::packet::Packet;
 use crate::parse::{self, Segment};
 use crate::reason::{Aside, Reason};
 use crate::rewrite::Rewrite;
-use crate::select::{flow_hash, select};
+use crate::select::{choose, flow_hash, in_range, number};
 use crate::table::{
-    Backend, FrontendKey, Scope, Tables, address_flags, backend_flags, flow_flags, node_flags,
+    Backend, CLUSTER, Flow, FrontendKey, Scope, Tables, address_flags, backend_flags, flow_flags,
+    frontend_flags, node_flags,
 };
 use crate::wire::{self, tcp};
 
@@ -135,46 +137,87 @@ fn open<F: Family>(
     if segment.is_error() || segment.tcp_flags & tcp::RST != 0 {
         return Err(Aside::NotOurs);
     }
+    let opened = tables.scratch(|flow| {
+        assign(client, address, segment, tables, flow)?;
+        flow::open(flow, segment.key.proto, tables)?;
+        flow.decide(decision);
+        // A connection whose entry was lost was counted when it began.
+        if flow.flags & flow_flags::COUNTED != 0 && segment.opens() {
+            flow::count(flow, 1, tables);
+        }
+        Ok(())
+    });
+    opened.unwrap_or(Err(Reason::BadSlot.into()))
+}
+
+/// Fills in a new flow, up to the port that its backend will see: the frontend, its choice, and who the client will be.
+#[inline(never)]
+fn assign<F: Family>(
+    client: Client,
+    address: u32,
+    segment: &Segment<F>,
+    tables: &impl Tables<F>,
+    flow: &mut Flow<F>,
+) -> Result<(), Aside> {
     let key = &segment.key;
+    let scope = scope(client, &key.src, tables);
     let frontend = FrontendKey {
         addr: key.dst,
         port: key.dport,
         proto: key.proto as u8,
-        scope: client.scope() as u8,
+        scope: scope as u8,
     };
     let Some(frontend) = tables.frontend(&frontend) else {
-        return Err(unmatched(client.scope(), address, tables));
+        return Err(unmatched(scope, address, tables));
     };
-    let n = |maglev: bool| {
-        if maglev {
+    let n = || {
+        if frontend.flags & frontend_flags::MAGLEV != 0 {
             flow_hash(key)
         } else {
-            tables.random()
+            number(&frontend, tables)
         }
     };
-    let backend = select(&frontend, n, tables)?;
-    let (nat, flags) = source(client, &backend, segment, tables)?;
-    let opened = tables.scratch(|flow| {
-        flow.seen = tables.now();
-        flow.service = frontend.service;
-        flow.client = key.src;
-        flow.frontend = key.dst;
-        flow.backend = backend.addr;
-        flow.nat = nat;
-        flow.client_port = key.sport;
-        flow.frontend_port = key.dport;
-        flow.backend_port = backend.port;
-        flow.nat_port = key.sport;
-        flow.flags = flags;
-        flow.state = 0;
-        flow.epoch = tables.epoch();
-        flow::open(flow, key.proto, tables)?;
-        flow.decide(decision);
-        Ok(())
-    });
-    opened
-        .unwrap_or(Err(Reason::BadSlot))
-        .map_err(Aside::Because)
+    let mut backend = Backend::EMPTY;
+    choose(&frontend, &key.src, n, tables, &mut backend)?;
+    (flow.nat, flow.flags) = source(client, address, &backend, segment, tables)?;
+    if frontend.flags & frontend_flags::LEAST_CONNECTIONS != 0 {
+        flow.flags |= flow_flags::COUNTED;
+    }
+    if frontend.affinity != 0 {
+        affinity::remember(frontend.service, &key.src, &backend, tables);
+    }
+    flow.seen = tables.now();
+    flow.service = frontend.service;
+    flow.client = key.src;
+    flow.frontend = key.dst;
+    flow.backend = backend.addr;
+    flow.client_port = key.sport;
+    flow.frontend_port = key.dport;
+    flow.backend_port = backend.port;
+    flow.nat_port = key.sport;
+    flow.state = 0;
+    flow.epoch = tables.epoch();
+    Ok(())
+}
+
+/// Which frontends a client is shown. A pod of another node asks as a pod of this one does, where `--cluster-cidr` tells
+/// it from the rest of the world (B7).
+#[inline(always)]
+fn scope<F: Family>(client: Client, addr: &F::Addr, tables: &impl Tables<F>) -> Scope {
+    if client == Client::Outside
+        && has(tables, node_flags::CLUSTER_CIDR)
+        && in_range(CLUSTER, addr, tables)
+    {
+        Scope::Internal
+    } else {
+        client.scope()
+    }
+}
+
+/// Whether the node is so configured.
+#[inline(always)]
+fn has<F: Family>(tables: &impl Tables<F>, flag: u32) -> bool {
+    tables.config().is_some_and(|c| c.flags & flag != 0)
 }
 
 /// No frontend has this address and port.
@@ -184,14 +227,11 @@ fn unmatched<F: Family>(scope: Scope, address: u32, tables: &impl Tables<F>) -> 
     if address & address_flags::CLUSTER_IP == 0 || address & address_flags::NODE != 0 {
         return Aside::NotOurs;
     }
-    let answers_outside = || {
-        tables
-            .config()
-            .is_some_and(|c| c.flags & node_flags::EXTERNAL_CLUSTER_IP != 0)
-    };
     match scope {
         Scope::External if address & address_flags::EXTERNAL != 0 => Aside::NotOurs,
-        Scope::External if !answers_outside() => Aside::Because(Reason::ClusterIpFromOutside),
+        Scope::External if !has(tables, node_flags::EXTERNAL_CLUSTER_IP) => {
+            Aside::Because(Reason::ClusterIpFromOutside)
+        }
         Scope::Internal | Scope::External => Aside::Because(Reason::UndefinedPort),
     }
 }
@@ -200,32 +240,40 @@ fn unmatched<F: Family>(scope: Scope, address: u32, tables: &impl Tables<F>) -> 
 #[inline(always)]
 fn source<F: Family>(
     client: Client,
+    address: u32,
     backend: &Backend<F>,
     segment: &Segment<F>,
     tables: &impl Tables<F>,
 ) -> Result<(F::Addr, u8), Reason> {
     let key = &segment.key;
     let local = backend.flags & backend_flags::LOCAL != 0;
-    Ok(match client {
-        // A pod that reaches itself must not see its own address (D1).
-        Client::Pod if backend.addr == key.src => {
-            (tables.node_address().ok_or(Reason::NoRoute)?, 0)
-        }
-        Client::Pod => (key.src, 0),
+    let is_node = || tables.address(&backend.addr) & address_flags::NODE != 0;
+    if client == Client::Node {
         // Both ends are this node: the frontend's address is the one that is nobody's and comes back to us.
-        Client::Node if tables.address(&backend.addr) & address_flags::NODE != 0 => {
+        return Ok(if is_node() {
             (key.dst, flow_flags::NODE_CLIENT | flow_flags::LOOP)
-        }
-        Client::Node => (key.src, flow_flags::NODE_CLIENT),
-        // A backend of this node sees its client; answers of another node's must come back through us (B8).
-        Client::Outside if local => (key.src, 0),
-        Client::Outside => (
-            tables
-                .source_towards(&backend.addr)
-                .ok_or(Reason::NoRoute)?,
-            0,
-        ),
-    })
+        } else {
+            (key.src, flow_flags::NODE_CLIENT)
+        });
+    }
+    // A pod that reaches itself must not see its own address (D1).
+    let itself = client == Client::Pod && backend.addr == key.src;
+    // Answers of another node's backend must come back through us (B8, D2).
+    let elsewhere = client == Client::Outside && !local;
+    // What the node itself serves does not leave it, and needs nobody else's address.
+    let masquerade_all = || {
+        address & address_flags::CLUSTER_IP != 0
+            && has(tables, node_flags::MASQUERADE_ALL)
+            && !is_node()
+    };
+    let nat = if !itself && !elsewhere && !masquerade_all() {
+        Some(key.src)
+    } else if itself || local {
+        tables.node_address()
+    } else {
+        tables.source_towards(&backend.addr)
+    };
+    Ok((nat.ok_or(Reason::NoRoute)?, 0))
 }
 
 #[cfg(test)]

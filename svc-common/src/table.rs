@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::family::{Family, Port, V4, V6};
+use crate::family::{Addr, Family, Port, V4, V6};
 
 /// What the packet line asks of the maps and of the world. The kernel side answers from BPF maps and helpers, tests
 /// from ordinary memory.
@@ -22,6 +22,9 @@ pub trait Tables<F: Family> {
     fn scratch<R>(&self, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R>;
     fn fragment(&self, key: &FragmentKey<F>) -> Option<Ports>;
     fn remember_fragment(&self, key: &FragmentKey<F>, ports: Ports);
+    /// The frontend that a socket believes it talks to, where it has a backend.
+    fn socket(&self, key: &SocketKey<F>) -> Option<SocketPeer<F>>;
+    fn remember_socket(&self, key: &SocketKey<F>, peer: &SocketPeer<F>);
     /// Whether a range of the service port (or of the cluster's pods, for service 0) holds the address.
     fn in_range(&self, source: &Source<F>) -> bool;
     fn affinity(&self, client: &Source<F>) -> Option<Affinity<F>>;
@@ -65,6 +68,9 @@ pub const MAX_BACKENDS: u32 = 262_144;
 /// Set in a key of XDP_DEVICES (else a device's index): frames go back out of this device by redirect, not by XDP_TX.
 /// A veth flushes what XDP_TX queued only when its peer has an XDP program too (veth_xdp_flush, drivers/net/veth.c).
 pub const BOUNCE: u32 = 1 << 31;
+
+/// The service id that stands for the cluster itself: its RANGES are those of the pods (`--cluster-cidr`).
+pub const CLUSTER: u32 = 0;
 
 /// From where a frontend is asked.
 #[repr(u8)]
@@ -144,8 +150,28 @@ pub struct Backend<F: Family> {
     pub flags: u16,
 }
 
+impl<F: Family> Backend<F> {
+    /// Room for one.
+    pub const EMPTY: Self = Self {
+        addr: F::Addr::UNSPECIFIED,
+        port: Port(0),
+        flags: 0,
+    };
+
+    /// Its key in BACKENDS.
+    #[inline(always)]
+    pub fn key(&self, service: u32) -> BackendKey<F> {
+        BackendKey {
+            service,
+            addr: self.addr,
+            port: self.port,
+            _pad: 0,
+        }
+    }
+}
+
 /// Key of RANGES (a longest-prefix trie, behind the prefix length in bits of this whole key) and of AFFINITY: a client
-/// of a service port. Service 0 stands for the cluster itself: its ranges are those of the pods (`--cluster-cidr`).
+/// of a service port, or of the [`CLUSTER`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Source<F: Family> {
@@ -221,6 +247,8 @@ pub mod flow_flags {
     pub const TUNNEL: u8 = 8;
     /// Another proxy's connection, from before our time (`--takeover`): its packets pass untouched.
     pub const FOREIGN: u8 = 16;
+    /// Counted among its backend's connections, until it closes (least-connections).
+    pub const COUNTED: u8 = 32;
 }
 
 /// Bits of [`Flow::state`].

@@ -199,7 +199,7 @@ pub fn xdp<F: Mapped>(ctx: &XdpContext) -> u32 {
 }
 
 /// None: nothing was changed yet, the stack shall see the packet as it came.
-#[inline(always)]
+#[inline(never)]
 fn xdp_forward<F: Mapped>(ctx: &XdpContext, segment: &Segment<F>, to: &Rewrite<F>) -> Option<u32> {
     let packet = frame(ctx);
     let next = next_hop::<F>(ctx, &to.src, &to.dst, F::total_len(&packet, ETH_LEN)?);

@@ -167,20 +167,6 @@ pub fn xdp_redirect(ifindex: u32) -> u32 {
 /// The maps and the helpers, as seen from one hook.
 pub struct World<'a, C: Context>(pub &'a C);
 
-impl<C: Context> World<'_, C> {
-    #[inline(always)]
-    pub fn socket_peer<F: Mapped>(&self, key: &SocketKey<F>) -> Option<SocketPeer<F>> {
-        // SAFETY: copied at once; a recycled entry is another socket's peer for the same backend at worst.
-        unsafe { F::maps().sockets.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    pub fn remember_peer<F: Mapped>(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) {
-        // A full LRU makes room by itself; without the entry only `getpeername` is less pretty.
-        let _ = F::maps().sockets.insert(key, peer, 0);
-    }
-}
-
 impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
     #[inline(always)]
     fn address(&self, addr: &F::Addr) -> u32 {
@@ -232,6 +218,18 @@ impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
     fn remember_fragment(&self, key: &FragmentKey<F>, ports: Ports) {
         // A full LRU makes room by itself; a fragment without its entry is a counted drop.
         let _ = F::maps().fragments.insert(key, ports, 0);
+    }
+
+    #[inline(always)]
+    fn socket(&self, key: &SocketKey<F>) -> Option<SocketPeer<F>> {
+        // SAFETY: copied at once; a recycled entry is another socket's peer for the same backend at worst.
+        unsafe { F::maps().sockets.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_socket(&self, key: &SocketKey<F>, peer: &SocketPeer<F>) {
+        // A full LRU makes room by itself; without the entry only `getpeername` is less pretty.
+        let _ = F::maps().sockets.insert(key, peer, 0);
     }
 
     #[inline(always)]

@@ -3,6 +3,7 @@
 use aya_ebpf::programs::SockAddrContext;
 use svc_common::family::{Ip, Port, V4, V6};
 use svc_common::socket::{self, Target};
+use svc_common::table::{Backend, Tables};
 
 use crate::call::Call;
 use crate::maps::{Mapped, World, count};
@@ -54,13 +55,14 @@ fn connect<F: Mapped>(call: &Call, addr: F::Addr, set: impl FnOnce(F::Addr)) -> 
     };
     let caller = call.caller();
     let world = World(call);
-    match socket::connect(&caller, &target, &world) {
-        Ok(None) => ALLOW,
-        Ok(Some(backend)) => {
+    let mut backend = Backend::EMPTY;
+    match socket::connect(&caller, &target, &world, &mut backend) {
+        Ok(false) => ALLOW,
+        Ok(true) => {
             let key = caller.key::<F>(backend.addr, backend.port);
             let peer = socket::peer(&target);
-            if world.socket_peer(&key) != Some(peer) {
-                world.remember_peer(&key, &peer);
+            if world.socket(&key) != Some(peer) {
+                world.remember_socket(&key, &peer);
             }
             set(backend.addr);
             call.set_port(backend.port);
@@ -79,7 +81,7 @@ fn connect<F: Mapped>(call: &Call, addr: F::Addr, set: impl FnOnce(F::Addr)) -> 
 #[inline(always)]
 fn peer<F: Mapped>(call: &Call, addr: F::Addr, set: impl FnOnce(F::Addr)) -> i32 {
     let key = call.caller().key::<F>(addr, call.port());
-    if let Some(peer) = World(call).socket_peer(&key) {
+    if let Some(peer) = World(call).socket(&key) {
         set(peer.addr);
         call.set_port(Port(peer.port.0));
     }

@@ -1,8 +1,8 @@
-use super::{Caller, Mode, Target, connect};
+use super::{Caller, Mode, Target, connect, peer};
 use crate::family::{Family, Port};
 use crate::memory::Memory;
 use crate::reason::Reason;
-use crate::table::{Scope, TCP, UDP, frontend_flags};
+use crate::table::{Backend, Scope, TCP, Tables, UDP, frontend_flags};
 use crate::testing::{
     Endpoint, NETNS, addr, both_families, cluster, cluster_ip, external_ip, node, pod, serve,
 };
@@ -67,15 +67,17 @@ fn call<F: Family>(
         port: Port::new(port),
         proto,
     };
-    let backend = connect(
-        &Caller {
-            cookie,
-            netns_cookie: netns,
-        },
-        &target,
-        tables,
-    )?;
-    Ok(backend.map(|b| (F::addr_to_std(b.addr), b.port.get())))
+    let caller = Caller {
+        cookie,
+        netns_cookie: netns,
+    };
+    let mut backend = Backend::EMPTY;
+    if !connect(&caller, &target, tables, &mut backend)? {
+        return Ok(None);
+    }
+    // As the hook does.
+    tables.remember_socket(&caller.key(backend.addr, backend.port), &peer(&target));
+    Ok(Some((F::addr_to_std(backend.addr), backend.port.get())))
 }
 
 fn every_mode_serves_whom_it_says<F: Family>() {
