@@ -85,6 +85,8 @@ pub struct Endpoint {
     /// `hints.forZones` and `hints.forNodes` (B9, B10).
     pub zone_hints: BTreeSet<String>,
     pub node_hints: BTreeSet<String>,
+    /// Share of new connections (B13); 1 unless an annotation says otherwise.
+    pub weight: u16,
 }
 
 /// One EndpointSlice of a Service.

@@ -11,7 +11,7 @@ pub use frontends::node_port_addresses;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::cluster::{self, Cluster, ServicePort, ServiceType};
+use crate::cluster::{self, Cluster, ServicePort, ServiceType, TrafficPolicy};
 use crate::desired::{
     self, FrontendAddr, FrontendKind, Protocol, Refusal, Run, ServiceName, ServicePortName,
 };
@@ -90,6 +90,8 @@ impl Compiler<'_> {
             affinity: self.service.affinity,
             runs: Vec::new(),
             frontends: BTreeMap::new(),
+            listed: BTreeMap::new(),
+            ranges: BTreeSet::new(),
         };
         let addresses = frontends::addresses(self.service, port, self.facts, refused);
         for &cluster_ip in &self.service.cluster_ips {
@@ -100,6 +102,7 @@ impl Compiler<'_> {
                 cluster_ip,
                 self.facts,
             );
+            compiled.listed.extend(choice.listed());
             let family = Family {
                 choice,
                 first_run: compiled.runs.len(),
@@ -154,6 +157,8 @@ impl Compiler<'_> {
                     kind,
                     run,
                     drop_when_empty,
+                    local_set: ask.policy == TrafficPolicy::Local,
+                    restricted: false,
                 },
             );
         }

@@ -100,12 +100,19 @@ impl Dataplane {
             addresses: entries("ADDRESSES_V4")?,
             slots: entries("SLOTS_V4")?,
             services: entries("SERVICES")?,
+            backends: entries("BACKENDS_V4")?,
+            ranges: entries("RANGES_V4")?,
         })
     }
 
     /// Writes changes in their order.
     pub fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
         self.maps.apply(changes)
+    }
+
+    /// Makes flows ask again for what they know of their backends.
+    pub fn end_epoch(&mut self) -> Result<(), Error> {
+        self.maps.end_epoch()
     }
 
     pub fn configure(&mut self, config: &NodeConfig) -> Result<(), Error> {

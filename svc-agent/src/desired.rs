@@ -1,10 +1,12 @@
 //! What the maps should say: the output of `compile`, the input of `plan`. Family-neutral, host byte order, no ids.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
 use svc_common::table::{self, Scope};
+
+use crate::config::Cidr;
 
 /// A transport protocol that a Service port can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,15 +102,33 @@ pub struct Endpoint {
     pub port: u16,
     /// It runs on this node.
     pub local: bool,
+    /// Share of new connections (B13), at least 1.
+    pub weight: u16,
 }
 
-/// How a run of slots is made from endpoints.
+/// What is known of an endpoint that is listed for a service port, usable or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Listed {
+    /// It answers, be it ready or on its way out.
+    pub serving: bool,
+    /// Policy Cluster sends new connections to it.
+    pub in_cluster_set: bool,
+    /// Policy Local does.
+    pub in_local_set: bool,
+    pub weight: u16,
+}
+
+/// How a run of slots is made from endpoints, and how one of them is picked (B12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
-    /// One slot per endpoint; the packet path picks by a random number.
+    /// Slots by weight; the packet path picks by a random number.
     Random,
     /// A Maglev table; the packet path picks by the hash of the 5-tuple.
     Maglev,
+    /// Slots by weight; the packet path takes one after the other.
+    RoundRobin,
+    /// Slots by weight; the packet path takes the less busy one of two random ones.
+    LeastConnections,
 }
 
 /// A set of endpoints of one family, sorted, without duplicates.
@@ -126,6 +146,10 @@ pub struct Frontend {
     pub run: usize,
     /// With no endpoints in the run: drop (policy Local with endpoints elsewhere) instead of refusing.
     pub drop_when_empty: bool,
+    /// The run is of the local set (policy Local).
+    pub local_set: bool,
+    /// Only clients in [`Port::ranges`] may ask (C11).
+    pub restricted: bool,
 }
 
 /// One service port: all that it needs in the maps.
@@ -136,6 +160,10 @@ pub struct Port {
     pub affinity: u32,
     pub runs: Vec<Run>,
     pub frontends: BTreeMap<FrontendAddr, Frontend>,
+    /// Every endpoint that is listed for the port, by address and port.
+    pub listed: BTreeMap<(IpAddr, u16), Listed>,
+    /// Who may ask at restricted frontends.
+    pub ranges: BTreeSet<Cidr>,
 }
 
 /// One Service: its ports in the order of the object.

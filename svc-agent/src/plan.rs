@@ -21,10 +21,11 @@ use std::net::IpAddr;
 use svc_common::family::{Family, V4, V6};
 use svc_common::table;
 
-pub use actual::Actual;
+pub use actual::{Actual, Range};
 pub use changes::{Changes, FamilyChanges, Write};
 pub use label::Label;
 
+use crate::config::Cidr;
 use crate::desired::{Port, Refusal, Service, ServiceName};
 use side::Side;
 
@@ -39,6 +40,8 @@ pub struct Capacities {
     pub addresses: u32,
     pub slots: u32,
     pub services: u32,
+    pub backends: u32,
+    pub ranges: u32,
 }
 
 impl Default for Capacities {
@@ -48,6 +51,8 @@ impl Default for Capacities {
             addresses: table::MAX_ADDRESSES,
             slots: table::MAX_SLOTS,
             services: table::MAX_SERVICES,
+            backends: table::MAX_BACKENDS,
+            ranges: table::MAX_RANGES,
         }
     }
 }
@@ -161,6 +166,15 @@ impl Planner {
             v6: self
                 .v6
                 .set_nodes(of_family::<V6>(addresses), self.generation),
+            ..Changes::default()
+        }
+    }
+
+    /// Says from where the cluster's pods ask.
+    pub fn set_cluster_ranges(&mut self, ranges: &BTreeSet<Cidr>) -> Changes {
+        Changes {
+            v4: self.v4.set_cluster_ranges(ranges, self.generation),
+            v6: self.v6.set_cluster_ranges(ranges, self.generation),
             ..Changes::default()
         }
     }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use crate::claims::Claims;
 use crate::cluster::{Cluster, Event};
 use crate::compile::{Facts, compile};
+use crate::config::Cidr;
 use crate::desired::{Refusal, ServiceName};
 use crate::plan::{Changes, Planner};
 
@@ -17,6 +18,7 @@ pub struct Reconciler {
     claims: Claims,
     facts: Facts,
     node_addresses: BTreeSet<IpAddr>,
+    cluster_ranges: BTreeSet<Cidr>,
     dirty: BTreeSet<ServiceName>,
     restored: bool,
 }
@@ -38,6 +40,7 @@ impl Reconciler {
             claims: Claims::default(),
             facts: Facts::default(),
             node_addresses: BTreeSet::new(),
+            cluster_ranges: BTreeSet::new(),
             dirty: BTreeSet::new(),
             restored: false,
         }
@@ -54,6 +57,11 @@ impl Reconciler {
             self.dirty_all();
         }
         self.node_addresses = node_addresses;
+    }
+
+    /// From where the cluster's pods ask (`--cluster-cidr`).
+    pub fn set_cluster_ranges(&mut self, ranges: impl IntoIterator<Item = Cidr>) {
+        self.cluster_ranges = ranges.into_iter().collect();
     }
 
     /// Starts over with what is really in the maps, after a write has failed.
@@ -77,6 +85,9 @@ impl Reconciler {
         round
             .changes
             .merge(self.planner.set_node_addresses(&self.node_addresses));
+        round
+            .changes
+            .merge(self.planner.set_cluster_ranges(&self.cluster_ranges));
         if !self.restored {
             self.restored = true;
             let known = self

@@ -131,7 +131,7 @@ impl<'a> Agent<'a> {
         let netlink = Watch::open()?;
         let devices = netlink.devices().await?;
         let mut dataplane = Dataplane::open(&options.bpf_root)?;
-        let planner = planner(&dataplane)?;
+        let planner = planner(&mut dataplane)?;
         dataplane.configure(&start::node_config(options)?)?;
         start::attach_sockets(options, &mut dataplane)?;
         tracing::info!(
@@ -156,6 +156,9 @@ impl<'a> Agent<'a> {
             attached_for: Vec::new(),
             synced: false,
         };
+        agent
+            .reconciler
+            .set_cluster_ranges(options.cluster_cidr.iter().copied());
         agent.attach();
         Ok(agent)
     }
@@ -337,7 +340,7 @@ impl<'a> Agent<'a> {
 
     /// After a failed write nobody knows what is in the maps but the maps.
     fn start_over(&mut self) {
-        match planner(&self.dataplane) {
+        match planner(&mut self.dataplane) {
             Ok(planner) => {
                 self.retry = None;
                 self.leaving.clear();
@@ -351,7 +354,9 @@ impl<'a> Agent<'a> {
     }
 }
 
-fn planner(dataplane: &Dataplane) -> Result<Planner> {
+fn planner(dataplane: &mut Dataplane) -> Result<Planner> {
+    // Whoever wrote before may have been stopped between the last removal of an endpoint and the end of the epoch.
+    dataplane.end_epoch()?;
     let snapshot = dataplane.read()?;
     Ok(Planner::from_actual(
         snapshot.v4,

@@ -120,6 +120,8 @@ pub mod frontend_flags {
     pub const LOCAL_SET: u32 = 32;
     /// Only clients in the service port's RANGES may open a flow (C11).
     pub const SOURCE_RANGES: u32 = 64;
+    /// The address is a load balancer's ingress, otherwise perhaps an externalIP. For people.
+    pub const LOAD_BALANCER: u32 = 128;
 }
 
 /// Value of FRONTENDS: the run of slots `first .. first + count` of one service port. `count == 0`: no endpoints.

@@ -8,7 +8,8 @@ use svc_agent::desired::{Protocol, Refusal};
 use svc_agent::plan::{Actual, Planner};
 use svc_common::family::{Family, Port};
 use svc_common::table::{
-    Backend, Frontend, FrontendKey, Scope, address_flags, backend_flags, frontend_flags,
+    Backend, Frontend, FrontendKey, Scope, address_flags, backend_flags, backend_state,
+    frontend_flags,
 };
 
 pub fn text(planner: &Planner, refusals: &[Refusal]) -> String {
@@ -22,6 +23,10 @@ pub fn text(planner: &Planner, refusals: &[Refusal]) -> String {
     frontends(&mut out, planner.v6(), planner.labels());
     slots(&mut out, planner.v4());
     slots(&mut out, planner.v6());
+    backends(&mut out, planner.v4(), planner.labels());
+    backends(&mut out, planner.v6(), planner.labels());
+    ranges(&mut out, planner.v4(), planner.labels());
+    ranges(&mut out, planner.v6(), planner.labels());
     for refusal in refusals {
         writeln!(out, "REFUSED {refusal}").unwrap();
     }
@@ -57,17 +62,21 @@ fn frontends<F: Family>(out: &mut String, actual: &Actual<F>, labels: &BTreeMap<
         .map(|(k, f)| (order(k), (k, f)))
         .collect();
     for (key, frontend) in sorted.into_values() {
-        let label = labels[&frontend.service]
-            .rsplit_once('/')
-            .map_or("", |(name, _)| name);
         writeln!(
             out,
-            "FRONTEND {} -> {label} {}",
+            "FRONTEND {} -> {} {}",
             frontend_key(key),
+            owner(labels, frontend.service),
             run(frontend)
         )
         .unwrap();
     }
+}
+
+/// `namespace/name:port`.
+fn owner(labels: &BTreeMap<u32, String>, id: u32) -> &str {
+    let label = labels.get(&id).and_then(|label| label.rsplit_once('/'));
+    label.map_or("the cluster", |(name, _)| name)
 }
 
 fn frontend_key<F: Family>(key: &FrontendKey<F>) -> String {
@@ -89,8 +98,20 @@ fn run(frontend: &Frontend) -> String {
         (0, false) => "empty: refuse".to_owned(),
         (count, _) => format!("slots {}+{count}", frontend.first),
     };
-    if frontend.count > 0 && frontend.flags & frontend_flags::MAGLEV != 0 {
-        text += " maglev";
+    let algorithm =
+        frontend_flags::MAGLEV | frontend_flags::ROUND_ROBIN | frontend_flags::LEAST_CONNECTIONS;
+    let names = [
+        (frontend_flags::MAGLEV, " maglev"),
+        (frontend_flags::ROUND_ROBIN, " round-robin"),
+        (frontend_flags::LEAST_CONNECTIONS, " least-connections"),
+        (frontend_flags::LOCAL_SET, " local-set"),
+        (frontend_flags::SOURCE_RANGES, " restricted"),
+    ];
+    for (bit, name) in names {
+        let is_told = frontend.count > 0 || bit & algorithm == 0;
+        if frontend.flags & bit != 0 && is_told {
+            text += name;
+        }
     }
     if frontend.affinity > 0 {
         text += &format!(" affinity {}s", frontend.affinity);
@@ -126,6 +147,42 @@ fn slots<F: Family>(out: &mut String, actual: &Actual<F>) {
             parts.join(", ")
         )
         .unwrap();
+    }
+}
+
+fn backends<F: Family>(out: &mut String, actual: &Actual<F>, labels: &BTreeMap<u32, String>) {
+    for (key, state) in &actual.backends {
+        let label = owner(labels, key.service);
+        if key.port.get() == 0 {
+            writeln!(out, "BACKENDS {label} IPv{} serve", F::VERSION).unwrap();
+            continue;
+        }
+        let names = [
+            (backend_state::SERVING, "serving"),
+            (backend_state::IN_CLUSTER_SET, "cluster-set"),
+            (backend_state::IN_LOCAL_SET, "local-set"),
+        ];
+        let mut words: Vec<String> = names
+            .iter()
+            .filter(|(bit, _)| state.flags & bit != 0)
+            .map(|(_, name)| (*name).to_owned())
+            .collect();
+        if words.is_empty() {
+            words.push("not serving".into());
+        }
+        if state.weight != 1 {
+            words.push(format!("weight {}", state.weight));
+        }
+        let at = socket::<F>(key.addr, key.port);
+        writeln!(out, "BACKEND {label} {at} {}", words.join(" ")).unwrap();
+    }
+}
+
+fn ranges<F: Family>(out: &mut String, actual: &Actual<F>, labels: &BTreeMap<u32, String>) {
+    for (source, length) in &actual.ranges {
+        let label = owner(labels, source.service);
+        let first = F::addr_to_std(source.addr);
+        writeln!(out, "RANGE {label} {first}/{length}").unwrap();
     }
 }
 

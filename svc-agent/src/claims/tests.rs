@@ -28,12 +28,15 @@ fn service(n: &str, frontends: &[u16]) -> Service {
             ip: [10, 0, 0, 1].into(),
             port: *p,
             local: true,
+            weight: 1,
         }],
     };
     let frontend = |run| Frontend {
         kind: FrontendKind::ExternalIp,
         run,
         drop_when_empty: false,
+        local_set: false,
+        restricted: false,
     };
     Service {
         ports: vec![Port {
@@ -48,6 +51,8 @@ fn service(n: &str, frontends: &[u16]) -> Service {
                 .enumerate()
                 .map(|(i, p)| (addr(*p), frontend(i)))
                 .collect(),
+            listed: BTreeMap::new(),
+            ranges: BTreeSet::new(),
         }],
     }
 }

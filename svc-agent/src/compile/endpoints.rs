@@ -1,6 +1,6 @@
 //! Endpoint choice (semantics B1–B11): which endpoints of a service port answer on this node, in one family.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Facts;
@@ -24,6 +24,11 @@ impl Candidate<'_> {
         !self.says.ready && self.says.serving && self.says.terminating
     }
 
+    /// One that is published although not ready counts too: it is given connections, so they are not taken from it.
+    fn is_serving(&self) -> bool {
+        self.says.ready || self.says.serving
+    }
+
     fn is_local(&self, facts: &Facts) -> bool {
         self.says.node.as_ref() == Some(&facts.node_name)
     }
@@ -33,6 +38,8 @@ impl Candidate<'_> {
 pub(super) struct Choice {
     cluster: Vec<desired::Endpoint>,
     local: Vec<desired::Endpoint>,
+    /// Address, port, whether it serves, and the weight of every endpoint that the slices list.
+    listed: Vec<(IpAddr, u16, bool, u16)>,
     /// There is a usable endpoint on some node.
     any: bool,
 }
@@ -45,13 +52,36 @@ impl Choice {
         facts: &Facts,
     ) -> Self {
         let candidates = candidates(slices, port, like);
-        let local = candidates.iter().filter(|c| c.is_local(facts));
+        // For new connections, an endpoint of weight 0 is not there (B13).
+        let open: Vec<&Candidate> = candidates.iter().filter(|c| c.says.weight > 0).collect();
+        let local = open.iter().filter(|c| c.is_local(facts));
         Self {
-            cluster: cluster_set(&candidates, facts),
+            cluster: cluster_set(&open, facts),
             // Hints say nothing about a Local policy (B11).
-            local: ready_or_leaving(local.collect(), facts),
-            any: candidates.iter().any(|c| c.is_ready() || c.is_leaving()),
+            local: ready_or_leaving(local.copied().collect(), facts),
+            any: open.iter().any(|c| c.is_ready() || c.is_leaving()),
+            listed: candidates
+                .iter()
+                .map(|c| (c.ip, c.port, c.is_serving(), c.says.weight))
+                .collect(),
         }
+    }
+
+    /// What BACKENDS should know of the endpoints.
+    pub(super) fn listed(&self) -> impl Iterator<Item = ((IpAddr, u16), desired::Listed)> {
+        let set = |endpoints: &[desired::Endpoint]| -> BTreeSet<(IpAddr, u16)> {
+            endpoints.iter().map(|e| (e.ip, e.port)).collect()
+        };
+        let (cluster, local) = (set(&self.cluster), set(&self.local));
+        self.listed.iter().map(move |&(ip, port, serving, weight)| {
+            let listed = desired::Listed {
+                serving,
+                in_cluster_set: cluster.contains(&(ip, port)),
+                in_local_set: local.contains(&(ip, port)),
+                weight,
+            };
+            ((ip, port), listed)
+        })
     }
 
     pub(super) fn answering(&self, policy: TrafficPolicy) -> &[desired::Endpoint] {
@@ -106,11 +136,15 @@ fn standing(endpoint: &cluster::Endpoint) -> (bool, bool, bool) {
 }
 
 /// The ready ones, near ones if the hints say so; if none is ready anywhere, the leaving ones, wherever they are (B1).
-fn cluster_set(candidates: &[Candidate], facts: &Facts) -> Vec<desired::Endpoint> {
-    let ready: Vec<&Candidate> = candidates.iter().filter(|c| c.is_ready()).collect();
+fn cluster_set(candidates: &[&Candidate], facts: &Facts) -> Vec<desired::Endpoint> {
+    let ready: Vec<&Candidate> = candidates
+        .iter()
+        .copied()
+        .filter(|c| c.is_ready())
+        .collect();
     match near(&ready, facts) {
         Some(near) => chosen(near, facts),
-        None => ready_or_leaving(candidates.iter().collect(), facts),
+        None => ready_or_leaving(candidates.to_vec(), facts),
     }
 }
 
@@ -152,6 +186,7 @@ fn chosen(candidates: Vec<&Candidate>, facts: &Facts) -> Vec<desired::Endpoint> 
             ip: c.ip,
             port: c.port,
             local: c.is_local(facts),
+            weight: c.says.weight,
         })
         .collect()
 }

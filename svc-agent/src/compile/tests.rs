@@ -80,6 +80,7 @@ fn endpoint(n: u8, node: &str, state: State) -> cluster::Endpoint {
         zone: None,
         zone_hints: BTreeSet::new(),
         node_hints: BTreeSet::new(),
+        weight: 1,
     }
 }
 

@@ -4,13 +4,46 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cidr {
     network: IpAddr,
     length: u8,
 }
 
 impl Cidr {
+    /// None for more bits than an address has.
+    pub fn new(network: IpAddr, length: u8) -> Option<Self> {
+        let most = if network.is_ipv4() { 32 } else { 128 };
+        (length <= most).then_some(Self { network, length })
+    }
+
+    /// The range of one address.
+    pub fn host(ip: IpAddr) -> Self {
+        Self {
+            network: ip,
+            length: if ip.is_ipv4() { 32 } else { 128 },
+        }
+    }
+
+    /// The first address of the range.
+    pub fn network(&self) -> IpAddr {
+        match self.network {
+            IpAddr::V4(ip) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.length));
+                IpAddr::V4((ip.to_bits() & mask.unwrap_or(0)).into())
+            }
+            IpAddr::V6(ip) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.length));
+                IpAddr::V6((ip.to_bits() & mask.unwrap_or(0)).into())
+            }
+        }
+    }
+
+    /// How many bits its addresses have in common.
+    pub fn length(&self) -> u8 {
+        self.length
+    }
+
     pub fn is_ipv4(&self) -> bool {
         self.network.is_ipv4()
     }
@@ -40,15 +73,9 @@ impl FromStr for Cidr {
     fn from_str(s: &str) -> Result<Self, String> {
         let wrong = || format!("{s:?} is not an address range, such as 192.0.2.0/24 or fd00::/8");
         let (network, length) = s.split_once('/').ok_or_else(wrong)?;
-        let cidr = Cidr {
-            network: network.parse().map_err(|_| wrong())?,
-            length: length.parse().map_err(|_| wrong())?,
-        };
-        if cidr.length > if cidr.is_ipv4() { 32 } else { 128 } {
-            Err(wrong())
-        } else {
-            Ok(cidr)
-        }
+        let network = network.parse().map_err(|_| wrong())?;
+        let length = length.parse().map_err(|_| wrong())?;
+        Cidr::new(network, length).ok_or_else(wrong)
     }
 }
 
@@ -75,6 +102,15 @@ mod tests {
                 && !holds("fd00::/8", "fe00::1")
                 && holds("::/0", "fe80::1")
         );
+    }
+
+    #[test]
+    fn a_range_begins_at_its_first_address() {
+        let first = |range: &str| range.parse::<Cidr>().unwrap().network().to_string();
+        assert_eq!(first("192.0.2.77/26"), "192.0.2.64");
+        assert_eq!(first("192.0.2.77/32"), "192.0.2.77");
+        assert_eq!(first("192.0.2.77/0"), "0.0.0.0");
+        assert_eq!(first("fd00:1::1/16"), "fd00::");
     }
 
     #[test]

@@ -1,17 +1,21 @@
 //! The pinned maps, typed: `Actual` ← maps, `Changes` → maps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use svc_common::family::{Addr, Family, V4, V6};
 use svc_common::reason::Reason;
-use svc_common::table::{Backend, Flow, FlowKey, Frontend, FrontendKey, NodeConfig, ServiceLabel};
+use svc_common::table::{
+    Backend, BackendKey, BackendState, Flow, FlowKey, Frontend, FrontendKey, NodeConfig,
+    ServiceLabel, Source,
+};
 
 use super::Error;
 use crate::inspect::{Flows, Snapshot};
-use crate::plan::{Actual, Changes, FamilyChanges, Write, label};
+use crate::plan::{Actual, Changes, FamilyChanges, Range, Write, label};
 
 /// The names of one family's maps in the object.
 #[derive(Clone, Copy)]
@@ -21,6 +25,8 @@ struct Names {
     slots: &'static str,
     flows: &'static str,
     devices: &'static str,
+    backends: &'static str,
+    ranges: &'static str,
 }
 
 const V4_NAMES: Names = Names {
@@ -29,6 +35,8 @@ const V4_NAMES: Names = Names {
     slots: "SLOTS_V4",
     flows: "FLOWS_V4",
     devices: "DEVICES_V4",
+    backends: "BACKENDS_V4",
+    ranges: "RANGES_V4",
 };
 const V6_NAMES: Names = Names {
     addresses: "ADDRESSES_V6",
@@ -36,6 +44,8 @@ const V6_NAMES: Names = Names {
     slots: "SLOTS_V6",
     flows: "FLOWS_V6",
     devices: "DEVICES_V6",
+    backends: "BACKENDS_V6",
+    ranges: "RANGES_V6",
 };
 
 /// Every map that outlives the agent.
@@ -111,6 +121,8 @@ where
     slots: Array<MapData, Backend<F>>,
     flows: HashMap<MapData, FlowKey<F>, Flow<F>>,
     devices: HashMap<MapData, u32, F::Addr>,
+    backends: HashMap<MapData, BackendKey<F>, BackendState>,
+    ranges: LpmTrie<MapData, Source<F>, u32>,
 }
 
 /// All maps that the agent reads or writes.
@@ -119,6 +131,7 @@ pub(super) struct Maps {
     v6: FamilyMaps<V6>,
     services: HashMap<MapData, u32, ServiceLabel>,
     config: Array<MapData, NodeConfig>,
+    epoch: Array<MapData, u32>,
     reasons: PerCpuArray<MapData, u64>,
 }
 
@@ -144,6 +157,21 @@ fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
+/// The service id in front of the address counts too.
+const SERVICE_BITS: u32 = 32;
+
+fn trie_key<F: Family>((source, prefix): Range<F>) -> Key<Source<F>> {
+    Key::new(SERVICE_BITS + prefix, source)
+}
+
+/// What flows know of their backends is to be asked again.
+fn end_epoch(epoch: &mut Array<MapData, u32>) -> Result<(), Error> {
+    let now = epoch.get(&0, 0).map_err(failing("read", "EPOCH"))?;
+    epoch
+        .set(0, now.wrapping_add(1), 0)
+        .map_err(failing("write", "EPOCH"))
+}
+
 impl<F: Family> FamilyMaps<F>
 where
     F::Addr: aya::Pod,
@@ -156,6 +184,8 @@ where
             slots: typed(supply, names.slots)?,
             flows: typed(supply, names.flows)?,
             devices: typed(supply, names.devices)?,
+            backends: typed(supply, names.backends)?,
+            ranges: typed(supply, names.ranges)?,
         })
     }
 
@@ -175,7 +205,18 @@ where
             Err(MapError::OutOfBounds { .. }) => Ok(None),
             Err(cause) => Err(failing("read", self.names.slots)(cause)),
         };
-        Actual::read(frontends, addresses, slot)
+        let backends = self
+            .backends
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failing("read", self.names.backends))?;
+        let ranges: BTreeSet<Range<F>> = self
+            .ranges
+            .keys()
+            .map(|key| key.map(|key| (key.data(), key.prefix_len().saturating_sub(SERVICE_BITS))))
+            .collect::<Result<_, _>>()
+            .map_err(failing("read", self.names.ranges))?;
+        Actual::read(frontends, addresses, backends, ranges, slot)
     }
 
     fn flows(&self) -> Result<FlowEntries<F>, Error> {
@@ -185,10 +226,28 @@ where
             .map_err(failing("read", self.names.flows))
     }
 
-    fn apply(&mut self, changes: &FamilyChanges<F>) -> Result<(), Error> {
+    fn apply(
+        &mut self,
+        changes: &FamilyChanges<F>,
+        epoch: &mut Array<MapData, u32>,
+    ) -> Result<(), Error> {
         let names = self.names;
         for write in changes.writes() {
             match write {
+                Write::Backend { key, state } => self.set_backend(key, state)?,
+                Write::RemoveBackend { key } => {
+                    gone(self.backends.remove(&key)).map_err(failing("write", names.backends))?;
+                }
+                Write::Range(range) => {
+                    self.ranges
+                        .insert(&trie_key(range), 1, 0)
+                        .map_err(failing("write", names.ranges))?;
+                }
+                Write::RemoveRange(range) => {
+                    gone(self.ranges.remove(&trie_key(range)))
+                        .map_err(failing("write", names.ranges))?;
+                }
+                Write::Epoch => end_epoch(epoch)?,
                 Write::Slots { first, backends } => {
                     for (index, backend) in (first..).zip(backends) {
                         self.slots
@@ -216,6 +275,22 @@ where
             }
         }
         Ok(())
+    }
+
+    /// The programs count connections meanwhile: what they add between the two calls is lost, until the next recount.
+    fn set_backend(&mut self, key: BackendKey<F>, state: BackendState) -> Result<(), Error> {
+        let connections = match self.backends.get(&key, 0) {
+            Ok(before) => before.connections,
+            Err(MapError::KeyNotFound) => 0,
+            Err(cause) => return Err(failing("read", self.names.backends)(cause)),
+        };
+        let state = BackendState {
+            connections,
+            ..state
+        };
+        self.backends
+            .insert(key, state, 0)
+            .map_err(failing("write", self.names.backends))
     }
 
     /// Makes DEVICES say exactly this.
@@ -250,6 +325,7 @@ impl Maps {
             v6: FamilyMaps::take(supply, V6_NAMES)?,
             services: typed(supply, "SERVICES")?,
             config: typed(supply, "CONFIG")?,
+            epoch: typed(supply, "EPOCH")?,
             reasons: typed(supply, "REASONS")?,
         })
     }
@@ -288,12 +364,16 @@ impl Maps {
                 .insert(id, value, 0)
                 .map_err(failing("write", "SERVICES"))?;
         }
-        self.v4.apply(&changes.v4)?;
-        self.v6.apply(&changes.v6)?;
+        self.v4.apply(&changes.v4, &mut self.epoch)?;
+        self.v6.apply(&changes.v6, &mut self.epoch)?;
         for id in &changes.services_out {
             gone(self.services.remove(id)).map_err(failing("write", "SERVICES"))?;
         }
         Ok(())
+    }
+
+    pub(super) fn end_epoch(&mut self) -> Result<(), Error> {
+        end_epoch(&mut self.epoch)
     }
 
     pub(super) fn configure(&mut self, config: &NodeConfig) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use svc_common::family::{Family, Port as NetPort, V4};
@@ -24,6 +24,7 @@ fn snapshot() -> Snapshot {
         ip: ip(text),
         port: 8080,
         local,
+        weight: 1,
     };
     let endpoints = vec![endpoint("10.244.0.5", true), endpoint("10.244.1.5", false)];
     let at = |text, port, scope| FrontendAddr {
@@ -36,6 +37,8 @@ fn snapshot() -> Snapshot {
         kind,
         run,
         drop_when_empty: false,
+        local_set: false,
+        restricted: false,
     };
     let port = Port {
         name: ServicePortName {
@@ -71,6 +74,8 @@ fn snapshot() -> Snapshot {
                 of(FrontendKind::ClusterIp, 2),
             ),
         ]),
+        listed: BTreeMap::new(),
+        ranges: BTreeSet::new(),
     };
     let mut planner = Planner::empty(Capacities::default());
     planner.plan(&service, Some(&Service { ports: vec![port] }));

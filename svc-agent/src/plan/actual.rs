@@ -1,17 +1,23 @@
 //! A mirror of the maps: what was read at start-up plus every change planned since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use svc_common::family::Family;
-use svc_common::table::{Backend, Frontend, FrontendKey};
+use svc_common::table::{Backend, BackendKey, BackendState, Frontend, FrontendKey, Source};
 
-/// The content of one family's FRONTENDS, ADDRESSES and those SLOTS that a frontend points at.
+/// A client range of a service port: entry of RANGES, with the prefix length of the address alone.
+pub type Range<F> = (Source<F>, u32);
+
+/// The content of one family's FRONTENDS, ADDRESSES, BACKENDS, RANGES and those SLOTS that a frontend points at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actual<F: Family> {
     pub frontends: BTreeMap<FrontendKey<F>, Frontend>,
     pub addresses: BTreeMap<F::Addr, u32>,
     /// First slot of a run → its content.
     pub slots: BTreeMap<u32, Vec<Backend<F>>>,
+    /// With the number of connections as it was read; planning takes no notice of it.
+    pub backends: BTreeMap<BackendKey<F>, BackendState>,
+    pub ranges: BTreeSet<Range<F>>,
 }
 
 impl<F: Family> Default for Actual<F> {
@@ -20,6 +26,8 @@ impl<F: Family> Default for Actual<F> {
             frontends: BTreeMap::new(),
             addresses: BTreeMap::new(),
             slots: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            ranges: BTreeSet::new(),
         }
     }
 }
@@ -30,6 +38,8 @@ impl<F: Family> Actual<F> {
     pub fn read<E>(
         frontends: BTreeMap<FrontendKey<F>, Frontend>,
         addresses: BTreeMap<F::Addr, u32>,
+        backends: BTreeMap<BackendKey<F>, BackendState>,
+        ranges: BTreeSet<Range<F>>,
         mut slot: impl FnMut(u32) -> Result<Option<Backend<F>>, E>,
     ) -> Result<Self, E> {
         let mut slots: BTreeMap<u32, Vec<Backend<F>>> = BTreeMap::new();
@@ -50,6 +60,8 @@ impl<F: Family> Actual<F> {
             frontends,
             addresses,
             slots,
+            backends,
+            ranges,
         })
     }
 

@@ -4,11 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use svc_common::family::{Family, V4, V6};
-use svc_common::table::{Backend, Frontend, FrontendKey};
+use svc_common::table::{Backend, BackendKey, BackendState, Frontend, FrontendKey};
+
+use super::Range;
 
 /// The writes to one family's maps. Fields are phases and stand in the order of writing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FamilyChanges<F: Family> {
+    /// Endpoints that are new, gain flags or have another weight. The count of connections is not theirs to write.
+    pub backends_in: BTreeMap<BackendKey<F>, BackendState>,
+    pub ranges_in: BTreeSet<Range<F>>,
     /// First slot → content of a run that nothing points at yet.
     pub slots_in: BTreeMap<u32, Vec<Backend<F>>>,
     /// Addresses that are new or gain flags.
@@ -17,6 +22,11 @@ pub struct FamilyChanges<F: Family> {
     pub frontends_out: BTreeSet<FrontendKey<F>>,
     /// Addresses that lose flags, with those that remain; with none the entry goes.
     pub addresses_out: BTreeMap<F::Addr, u32>,
+    /// Endpoints that lose flags, or (None) go.
+    pub backends_out: BTreeMap<BackendKey<F>, Option<BackendState>>,
+    pub ranges_out: BTreeSet<Range<F>>,
+    /// An endpoint goes or stops serving: what flows know of theirs may be old, the epoch ends.
+    pub stale: bool,
 }
 
 /// The writes to all maps: `services_in`, then both families, then `services_out`.
@@ -31,6 +41,18 @@ pub struct Changes {
 /// One write to one family's maps. Removing what is not there is no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write<'a, F: Family> {
+    /// Leaves the count of connections as it is.
+    Backend {
+        key: BackendKey<F>,
+        state: BackendState,
+    },
+    RemoveBackend {
+        key: BackendKey<F>,
+    },
+    Range(Range<F>),
+    RemoveRange(Range<F>),
+    /// Adds one to EPOCH.
+    Epoch,
     Slots {
         first: u32,
         backends: &'a [Backend<F>],
@@ -54,11 +76,16 @@ pub enum Write<'a, F: Family> {
 impl<F: Family> Default for FamilyChanges<F> {
     fn default() -> Self {
         Self {
+            backends_in: BTreeMap::new(),
+            ranges_in: BTreeSet::new(),
             slots_in: BTreeMap::new(),
             addresses_in: BTreeMap::new(),
             frontends_in: BTreeMap::new(),
             frontends_out: BTreeSet::new(),
             addresses_out: BTreeMap::new(),
+            backends_out: BTreeMap::new(),
+            ranges_out: BTreeSet::new(),
+            stale: false,
         }
     }
 }
@@ -66,6 +93,11 @@ impl<F: Family> Default for FamilyChanges<F> {
 impl<F: Family> FamilyChanges<F> {
     /// Every write, in the order in which it must be done.
     pub fn writes(&self) -> impl Iterator<Item = Write<'_, F>> {
+        let listed = self
+            .backends_in
+            .iter()
+            .map(|(&key, &state)| Write::Backend { key, state });
+        let allowed = self.ranges_in.iter().map(|&range| Write::Range(range));
         let slots = self
             .slots_in
             .iter()
@@ -89,20 +121,37 @@ impl<F: Family> FamilyChanges<F> {
                 0 => Write::RemoveAddress { addr },
                 flags => Write::Address { addr, flags },
             });
-        slots
+        let unlisted = self.backends_out.iter().map(|(&key, &state)| match state {
+            None => Write::RemoveBackend { key },
+            Some(state) => Write::Backend { key, state },
+        });
+        let denied = self
+            .ranges_out
+            .iter()
+            .map(|&range| Write::RemoveRange(range));
+        listed
+            .chain(allowed)
+            .chain(slots)
             .chain(addresses)
             .chain(frontends)
             .chain(gone)
             .chain(lost)
+            .chain(unlisted)
+            .chain(denied)
+            .chain(self.stale.then_some(Write::Epoch))
     }
 
     /// How many map entries are written or removed.
     pub fn len(&self) -> usize {
-        self.slots_in.values().map(Vec::len).sum::<usize>()
+        self.backends_in.len()
+            + self.ranges_in.len()
+            + self.slots_in.values().map(Vec::len).sum::<usize>()
             + self.addresses_in.len()
             + self.frontends_in.len()
             + self.frontends_out.len()
             + self.addresses_out.len()
+            + self.backends_out.len()
+            + self.ranges_out.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -124,6 +173,25 @@ impl<F: Family> FamilyChanges<F> {
             self.frontends_out.insert(key);
         }
         self.addresses_out.extend(later.addresses_out);
+        for (key, state) in later.backends_in {
+            self.backends_out.remove(&key);
+            self.backends_in.insert(key, state);
+        }
+        for (key, state) in later.backends_out {
+            if state.is_none() {
+                self.backends_in.remove(&key);
+            }
+            self.backends_out.insert(key, state);
+        }
+        for range in later.ranges_in {
+            self.ranges_out.remove(&range);
+            self.ranges_in.insert(range);
+        }
+        for range in later.ranges_out {
+            self.ranges_in.remove(&range);
+            self.ranges_out.insert(range);
+        }
+        self.stale |= later.stale;
     }
 }
 

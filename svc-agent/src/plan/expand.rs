@@ -38,7 +38,8 @@ pub(super) fn run<F: Family>(run: &Run) -> Vec<Backend<F>> {
         }
     }
     match run.algorithm {
-        Algorithm::Random => backends,
+        // By weight: with the annotations.
+        Algorithm::Random | Algorithm::RoundRobin | Algorithm::LeastConnections => backends,
         Algorithm::Maglev => maglev::table(&keys, maglev::size(keys.len()))
             .into_iter()
             .map(|i| backends[i])

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod draft;
+mod listed;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,6 +37,8 @@ pub(super) struct Side<F: Family> {
 struct Leaving {
     frontends: usize,
     addresses: usize,
+    backends: usize,
+    ranges: usize,
 }
 
 /// Frontends with what each asks of its address.
@@ -44,6 +47,9 @@ type Frontends<F> = BTreeMap<FrontendKey<F>, (Frontend, u32)>;
 impl<F: Family> Side<F> {
     pub(super) fn restore(mut actual: Actual<F>, capacities: Capacities) -> Self {
         let mut slots = Slots::new(capacities.slots);
+        for state in actual.backends.values_mut() {
+            state.connections = 0;
+        }
         actual.slots.retain(|&first, run| {
             u32::try_from(run.len()).is_ok_and(|len| slots.claim(first, len))
         });
@@ -167,6 +173,8 @@ impl<F: Family> Side<F> {
                 .insert(*key);
         }
         self.settle(addrs, &mut changes, generation);
+        self.list_backends(mine, &draft.backends, &mut changes, generation);
+        self.list_ranges(mine, &draft.ranges, &mut changes, generation);
         changes
     }
 
@@ -208,6 +216,7 @@ impl<F: Family> Side<F> {
             .by_service
             .keys()
             .copied()
+            .chain(self.listing())
             .filter(|&id| !owned(id))
             .collect();
         let mut changes = self.commit(&orphans, Draft::default(), generation);

@@ -2,14 +2,15 @@ mod property;
 mod world;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use svc_common::table::{Scope, address_flags, frontend_flags};
 
 use self::world::World;
 use super::{Capacities, Changes, Planner};
 use crate::desired::{
-    Algorithm, Endpoint, Frontend, FrontendAddr, FrontendKind, Port, Protocol, Run, Service,
-    ServiceName, ServicePortName,
+    Algorithm, Endpoint, Frontend, FrontendAddr, FrontendKind, Listed, Port, Protocol, Run,
+    Service, ServiceName, ServicePortName,
 };
 
 fn name(name: &str) -> ServiceName {
@@ -31,7 +32,19 @@ fn endpoint(text: &str) -> Endpoint {
         ip: text.parse().unwrap(),
         port: 8080,
         local: false,
+        weight: 1,
     }
+}
+
+/// What BACKENDS should know of an endpoint that is in all sets.
+fn listed(endpoint: &Endpoint) -> ((IpAddr, u16), Listed) {
+    let listed = Listed {
+        serving: true,
+        in_cluster_set: true,
+        in_local_set: true,
+        weight: endpoint.weight,
+    };
+    ((endpoint.ip, endpoint.port), listed)
 }
 
 fn at(ip: &str, port: u16, scope: Scope) -> FrontendAddr {
@@ -61,6 +74,8 @@ fn service(
                 kind,
                 run,
                 drop_when_empty: false,
+                local_set: false,
+                restricted: false,
             },
         )
     };
@@ -70,6 +85,8 @@ fn service(
             affinity: 0,
             runs: vec![run(Algorithm::Random), run(Algorithm::Maglev)],
             frontends: frontends.iter().map(frontend).collect(),
+            listed: endpoints.iter().map(|e| listed(&endpoint(e))).collect(),
+            ranges: BTreeSet::new(),
         }],
     }
 }
@@ -98,7 +115,8 @@ fn a_new_endpoint_writes_a_new_run_and_swings_one_frontend() {
     );
     assert_eq!(changes.v4.slots_in.keys().collect::<Vec<_>>(), [&1]);
     assert_eq!(changes.v4.frontends_in.len(), 1);
-    assert_eq!(changes.len(), 3);
+    assert_eq!(changes.v4.backends_in.len(), 1);
+    assert_eq!(changes.len(), 4);
 }
 
 #[test]

@@ -4,17 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use svc_common::family::Family;
-use svc_common::table::{Backend, Frontend, frontend_flags};
+use svc_common::table::{Backend, BackendKey, BackendState, Frontend, frontend_flags};
 
-use super::{Frontends, Side, len};
-use crate::desired::{Algorithm, FrontendAddr, FrontendKind, Port};
-use crate::plan::expand;
+use super::{Frontends, Side, len, listed};
+use crate::desired::{self, Algorithm, FrontendAddr, FrontendKind, Port};
+use crate::plan::{Range, expand};
 
 /// What one Service should have in this family. Its new runs are taken from the free slots already.
 #[derive(Debug)]
 pub(in crate::plan) struct Draft<F: Family> {
     pub(super) frontends: Frontends<F>,
     pub(super) runs: BTreeMap<u32, Vec<Backend<F>>>,
+    pub(super) backends: BTreeMap<BackendKey<F>, BackendState>,
+    pub(super) ranges: BTreeSet<Range<F>>,
     /// Frontends that somebody else has.
     pub(in crate::plan) taken: Vec<FrontendAddr>,
 }
@@ -25,6 +27,8 @@ impl<F: Family> Default for Draft<F> {
         Self {
             frontends: BTreeMap::new(),
             runs: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            ranges: BTreeSet::new(),
             taken: Vec::new(),
         }
     }
@@ -132,31 +136,20 @@ impl<F: Family> Side<F> {
                     first
                 }
             };
-            let maglev = if run.algorithm == Algorithm::Maglev {
-                frontend_flags::MAGLEV
-            } else {
-                0
-            };
-            let drop = if frontend.drop_when_empty {
-                frontend_flags::DROP_WHEN_EMPTY
-            } else {
-                0
-            };
-            let node_port = if frontend.kind == FrontendKind::NodePort {
-                frontend_flags::NODE_PORT
-            } else {
-                0
-            };
             let value = Frontend {
                 first,
                 count: len(content),
                 service: id,
-                flags: maglev | drop | node_port,
+                flags: flags(frontend, run.algorithm),
                 affinity: port.affinity,
             };
             draft
                 .frontends
                 .insert(key, (value, expand::flags(frontend.kind)));
+        }
+        if draft.ids().any(|used| used == id) {
+            draft.backends.extend(listed::backends(id, port));
+            draft.ranges.extend(listed::ranges(id, &port.ranges));
         }
         Ok(())
     }
@@ -185,6 +178,26 @@ impl<F: Family> Side<F> {
             new,
             self.actual.addresses.len() + leaving,
             self.capacities.addresses,
+        )?;
+        let new = draft
+            .backends
+            .keys()
+            .filter(|key| !self.actual.backends.contains_key(key))
+            .count();
+        let leaving = self.leaving.values().map(|l| l.backends).sum::<usize>();
+        fits(
+            table::<F>("BACKENDS"),
+            new,
+            self.actual.backends.len() + leaving,
+            self.capacities.backends,
+        )?;
+        let new = draft.ranges.difference(&self.actual.ranges).count();
+        let leaving = self.leaving.values().map(|l| l.ranges).sum::<usize>();
+        fits(
+            table::<F>("RANGES"),
+            new,
+            self.actual.ranges.len() + leaving,
+            self.capacities.ranges,
         )
     }
 
@@ -194,6 +207,27 @@ impl<F: Family> Side<F> {
             self.slots.put_back(first, len(&run));
         }
     }
+}
+
+fn flags(frontend: &desired::Frontend, algorithm: Algorithm) -> u32 {
+    let pick = match algorithm {
+        Algorithm::Random => 0,
+        Algorithm::Maglev => frontend_flags::MAGLEV,
+        Algorithm::RoundRobin => frontend_flags::ROUND_ROBIN,
+        Algorithm::LeastConnections => frontend_flags::LEAST_CONNECTIONS,
+    };
+    let node_port = frontend.kind == FrontendKind::NodePort;
+    let load_balancer = frontend.kind == FrontendKind::LoadBalancer;
+    [
+        (frontend.drop_when_empty, frontend_flags::DROP_WHEN_EMPTY),
+        (node_port, frontend_flags::NODE_PORT),
+        (load_balancer, frontend_flags::LOAD_BALANCER),
+        (frontend.local_set, frontend_flags::LOCAL_SET),
+        (frontend.restricted, frontend_flags::SOURCE_RANGES),
+    ]
+    .into_iter()
+    .filter(|(is, _)| *is)
+    .fold(pick, |flags, (_, bit)| flags | bit)
 }
 
 fn fits(table: String, needed: usize, used: usize, capacity: u32) -> Result<(), Full> {

@@ -8,9 +8,10 @@ use svc_common::table::Scope;
 
 use super::world::World;
 use super::{name, port_name};
+use crate::config::Cidr;
 use crate::desired::{
-    Algorithm, Endpoint, Frontend, FrontendAddr, FrontendKind, Port, Protocol, Run, Service,
-    ServiceName,
+    Algorithm, Endpoint, Frontend, FrontendAddr, FrontendKind, Listed, Port, Protocol, Run,
+    Service, ServiceName,
 };
 use crate::plan::{Capacities, Changes, Planner};
 
@@ -20,6 +21,8 @@ const SMALL: Capacities = Capacities {
     addresses: 12,
     slots: 1100,
     services: 9,
+    backends: 60,
+    ranges: 24,
 };
 
 fn ip(v6: bool, n: u8) -> IpAddr {
@@ -39,7 +42,7 @@ fn port() -> impl Strategy<Value = (u8, Protocol, Port)> {
         any::<bool>(),
         0usize..3,
         0u8..4,
-        any::<bool>(),
+        any::<[bool; 3]>(),
     );
     let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
     let endpoints = prop::collection::vec(prop::collection::btree_set(1u8..6, 0..4), 6);
@@ -49,61 +52,105 @@ fn port() -> impl Strategy<Value = (u8, Protocol, Port)> {
         prop::collection::vec(frontend, 0..6),
         endpoints,
         0u32..2,
+        prop::collection::btree_map((any::<bool>(), 1u8..8), any::<[bool; 2]>(), 0..4),
+        prop::collection::btree_set((any::<bool>(), 1u8..4, 100u8..129), 0..3),
     );
-    parts.prop_map(|(n, protocol, frontends, endpoints, affinity)| {
-        let runs = endpoints.into_iter().enumerate().map(|(i, set)| Run {
-            algorithm: if i % 3 == 1 {
-                Algorithm::Maglev
-            } else {
-                Algorithm::Random
-            },
-            endpoints: set
-                .iter()
-                .map(|&e| Endpoint {
-                    ip: ip(i >= 3, 100 + e),
-                    port: 8080,
-                    local: e % 2 == 0,
-                })
-                .collect(),
-        });
-        let frontends =
-            frontends
+    parts.prop_map(
+        |(n, protocol, frontends, endpoints, affinity, others, ranges)| {
+            let runs: Vec<Run> = endpoints
                 .into_iter()
-                .map(|(v6, addr, port, outside, run, kind, drop_when_empty)| {
-                    let scope = if outside {
-                        Scope::External
+                .enumerate()
+                .map(|(i, set)| Run {
+                    algorithm: if i % 3 == 1 {
+                        Algorithm::Maglev
                     } else {
-                        Scope::Internal
-                    };
-                    let kind = match kind {
-                        0 => FrontendKind::ClusterIp,
-                        1 => FrontendKind::NodePort,
-                        2 => FrontendKind::LoadBalancer,
-                        _ => FrontendKind::ExternalIp,
-                    };
-                    let at = FrontendAddr {
-                        ip: ip(v6, addr),
+                        Algorithm::Random
+                    },
+                    endpoints: set
+                        .iter()
+                        .map(|&e| Endpoint {
+                            ip: ip(i >= 3, 100 + e),
+                            port: 8080,
+                            local: e % 2 == 0,
+                            weight: u16::from(e % 3 + 1),
+                        })
+                        .collect(),
+                })
+                .collect();
+            let usable = runs
+                .iter()
+                .flat_map(|run| &run.endpoints)
+                .map(super::listed);
+            let others = others.into_iter().map(|((v6, e), [serving, in_set])| {
+                let listed = Listed {
+                    serving,
+                    in_cluster_set: serving && in_set,
+                    in_local_set: false,
+                    weight: 0,
+                };
+                ((ip(v6, 100 + e), 8080), listed)
+            });
+            let listed = others.chain(usable).collect();
+            let ranges: BTreeSet<Cidr> = ranges
+                .into_iter()
+                .map(|(v6, n, length)| {
+                    Cidr::new(ip(v6, n), if v6 { length } else { length - 98 }).unwrap()
+                })
+                .collect();
+            let has_ranges = |v6: bool| ranges.iter().any(|range| range.is_ipv4() != v6);
+            let frontends: BTreeMap<_, _> = frontends
+                .into_iter()
+                .map(
+                    |(
+                        v6,
+                        addr,
                         port,
-                        protocol,
-                        scope,
-                    };
-                    (
-                        at,
-                        Frontend {
-                            kind,
-                            run: run + if v6 { 3 } else { 0 },
-                            drop_when_empty,
-                        },
-                    )
-                });
-        let port = Port {
-            name: port_name("", ""),
-            affinity,
-            runs: runs.collect(),
-            frontends: frontends.collect(),
-        };
-        (n, protocol, port)
-    })
+                        outside,
+                        run,
+                        kind,
+                        [drop_when_empty, local_set, restricted],
+                    )| {
+                        let scope = if outside {
+                            Scope::External
+                        } else {
+                            Scope::Internal
+                        };
+                        let kind = match kind {
+                            0 => FrontendKind::ClusterIp,
+                            1 => FrontendKind::NodePort,
+                            2 => FrontendKind::LoadBalancer,
+                            _ => FrontendKind::ExternalIp,
+                        };
+                        let at = FrontendAddr {
+                            ip: ip(v6, addr),
+                            port,
+                            protocol,
+                            scope,
+                        };
+                        (
+                            at,
+                            Frontend {
+                                kind,
+                                run: run + if v6 { 3 } else { 0 },
+                                drop_when_empty,
+                                local_set,
+                                restricted: restricted && has_ranges(v6),
+                            },
+                        )
+                    },
+                )
+                .collect();
+            let port = Port {
+                name: port_name("", ""),
+                affinity,
+                runs,
+                frontends,
+                listed,
+                ranges,
+            };
+            (n, protocol, port)
+        },
+    )
 }
 
 fn service(n: u8) -> impl Strategy<Value = Option<Service>> {
@@ -253,7 +300,8 @@ fn owned_by(planner: &Planner, name: &ServiceName) -> BTreeSet<String> {
     v4.chain(v6).collect()
 }
 
-/// Entries that a Service has or asks for: frontends, their addresses, labels, and the slots of every run.
+/// Entries that a Service has or asks for: frontends, their addresses, labels, what it lists, and the slots of every
+/// run.
 fn weight(planner: &Planner, name: &ServiceName) -> usize {
     let prefix = format!("{name}:");
     let mine = |id: &u32| planner.labels()[id].starts_with(&prefix);
@@ -269,7 +317,17 @@ fn weight(planner: &Planner, name: &ServiceName) -> usize {
         .values()
         .filter(|f| mine(&f.service))
         .map(|f| 2 + f.count as usize);
+    let listed = |planner: &Planner| {
+        let (v4, v6) = (planner.v4(), planner.v6());
+        let backends = v4.backends.keys().map(|key| key.service);
+        let backends6 = v6.backends.keys().map(|key| key.service);
+        let ranges = v4.ranges.iter().map(|(source, _)| source.service);
+        let ranges6 = v6.ranges.iter().map(|(source, _)| source.service);
+        let all = backends.chain(backends6).chain(ranges).chain(ranges6);
+        all.filter(mine).count()
+    };
     v4.chain(v6).sum::<usize>()
+        + listed(planner)
         + planner
             .labels()
             .values()
@@ -309,6 +367,8 @@ proptest! {
         agent.world.apply(&changes);
         let once = agent.world.clone();
         agent.world.apply(&changes);
+        // Ending an epoch twice costs flows a look, no more.
+        (agent.world.v4.epoch, agent.world.v6.epoch) = (once.v4.epoch, once.v6.epoch);
         prop_assert_eq!(once, agent.world);
     }
 
@@ -362,6 +422,7 @@ proptest! {
         prop_assert_eq!(agent.planner.free_slots(), [SMALL.slots, SMALL.slots]);
         let mut world = agent.world;
         (world.v4.slots, world.v6.slots) = (BTreeMap::new(), BTreeMap::new());
+        (world.v4.epoch, world.v6.epoch) = (0, 0);
         prop_assert_eq!(world, World::default());
         prop_assert!(agent.planner.refused().is_empty());
     }

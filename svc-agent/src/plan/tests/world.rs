@@ -1,18 +1,23 @@
 //! Maps made of ordinary memory: changes are applied write by write, with a look at everything after each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
-use svc_common::family::{Family, V4, V6};
-use svc_common::table::{Backend, Frontend, FrontendKey};
+use svc_common::family::{Addr, Family, V4, V6};
+use svc_common::table::{
+    Backend, BackendKey, BackendState, Frontend, FrontendKey, backend_state, frontend_flags,
+};
 
-use crate::plan::{Actual, Capacities, Changes, FamilyChanges, Planner, Write};
+use crate::plan::{Actual, Capacities, Changes, FamilyChanges, Planner, Range, Write};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FamilyMaps<F: Family> {
     pub frontends: BTreeMap<FrontendKey<F>, Frontend>,
     pub addresses: BTreeMap<F::Addr, u32>,
     pub slots: BTreeMap<u32, Backend<F>>,
+    pub backends: BTreeMap<BackendKey<F>, BackendState>,
+    pub ranges: BTreeSet<Range<F>>,
+    pub epoch: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -28,6 +33,9 @@ impl<F: Family> Default for FamilyMaps<F> {
             frontends: BTreeMap::new(),
             addresses: BTreeMap::new(),
             slots: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            ranges: BTreeSet::new(),
+            epoch: 0,
         }
     }
 }
@@ -35,6 +43,11 @@ impl<F: Family> Default for FamilyMaps<F> {
 impl<F: Family> FamilyMaps<F> {
     pub fn write(&mut self, write: &Write<'_, F>) {
         match *write {
+            Write::Backend { key, state } => drop(self.backends.insert(key, state)),
+            Write::RemoveBackend { key } => drop(self.backends.remove(&key)),
+            Write::Range(range) => drop(self.ranges.insert(range)),
+            Write::RemoveRange(range) => drop(self.ranges.remove(&range)),
+            Write::Epoch => self.epoch += 1,
             Write::Slots { first, backends } => {
                 self.slots.extend((first..).zip(backends.iter().copied()))
             }
@@ -61,6 +74,7 @@ impl<F: Family> FamilyMaps<F> {
 
     fn apply(&mut self, changes: &FamilyChanges<F>, services: &BTreeMap<u32, String>) {
         let before = self.reachable();
+        let mut serving = self.serving();
         let mut end = self.clone();
         changes.writes().for_each(|write| end.write(&write));
         let after = end.reachable();
@@ -75,18 +89,77 @@ impl<F: Family> FamilyMaps<F> {
                     self.addresses.contains_key(&key.addr),
                     "{key:?} has no address"
                 );
+                self.assert_lists(&key, &run);
                 let service = self.frontends[&key].service;
                 assert!(
                     services.contains_key(&service),
                     "{key:?} has no service {service}"
                 );
             }
+            let now = self.serving();
+            match write {
+                Write::Epoch => serving = now,
+                _ => serving.extend(now),
+            }
         }
+        assert_eq!(serving, self.serving(), "an epoch that should have ended");
+        self.assert_sentinels();
+    }
+
+    /// Endpoints that flows may believe in.
+    fn serving(&self) -> BTreeSet<BackendKey<F>> {
+        let serves = |state: &BackendState| state.flags & backend_state::SERVING != 0;
+        self.backends
+            .iter()
+            .filter(|(_, state)| serves(state))
+            .map(|(key, _)| *key)
+            .collect()
+    }
+
+    /// Whatever a frontend leads to is in BACKENDS, and a restricted one has ranges.
+    fn assert_lists(&self, key: &FrontendKey<F>, run: &[Backend<F>]) {
+        let frontend = self.frontends[key];
+        let listed = |addr, port| BackendKey {
+            service: frontend.service,
+            addr,
+            port,
+            _pad: 0,
+        };
+        for backend in run {
+            let listed = listed(backend.addr, backend.port);
+            assert!(
+                self.backends.contains_key(&listed),
+                "{key:?} leads to {listed:?}, which is not in BACKENDS"
+            );
+        }
+        let ranges = |(source, _): &Range<F>| source.service == frontend.service;
+        assert!(
+            frontend.flags & frontend_flags::SOURCE_RANGES == 0 || self.ranges.iter().any(ranges),
+            "{key:?} is restricted to nobody"
+        );
+    }
+
+    /// The unspecified address stands in BACKENDS for as long as anything serves.
+    fn assert_sentinels(&self) {
+        let is_sentinel = |key: &&BackendKey<F>| key.addr == F::Addr::UNSPECIFIED;
+        let serving = self.serving();
+        let (sentinels, endpoints): (Vec<_>, Vec<_>) = serving.iter().partition(is_sentinel);
+        let services = |keys: Vec<&BackendKey<F>>| -> BTreeSet<u32> {
+            keys.into_iter().map(|key| key.service).collect()
+        };
+        assert_eq!(services(sentinels), services(endpoints));
     }
 
     fn read(&self) -> Actual<F> {
         let slot = |i| Ok::<_, Infallible>(self.slots.get(&i).copied());
-        Actual::read(self.frontends.clone(), self.addresses.clone(), slot).expect("infallible")
+        Actual::read(
+            self.frontends.clone(),
+            self.addresses.clone(),
+            self.backends.clone(),
+            self.ranges.clone(),
+            slot,
+        )
+        .expect("infallible")
     }
 }
 

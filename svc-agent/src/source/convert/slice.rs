@@ -116,6 +116,7 @@ fn endpoint(endpoint: &discovery::Endpoint, v4: bool, notes: &mut Notes) -> Opti
                 .map(|n| &n.name)
                 .collect(),
         ),
+        weight: 1,
     })
 }
 

@@ -156,6 +156,7 @@ fn endpoint(ip: IpAddr, pod: &Pod, publish_not_ready: bool) -> Endpoint {
         zone: None,
         zone_hints: BTreeSet::new(),
         node_hints: BTreeSet::new(),
+        weight: 1,
     }
 }
 
