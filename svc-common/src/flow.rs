@@ -9,14 +9,16 @@ use crate::parse::Segment;
 use crate::reason::Reason;
 use crate::rewrite::Rewrite;
 use crate::select::{ports, tuple_hash};
-use crate::table::{Backend, Flow, FlowKey, TCP, Tables, flow_flags, flow_state};
+use crate::table::{Backend, Flow, FlowKey, NodeConfig, TCP, Tables, flow_flags, flow_state};
 use crate::wire::tcp;
 
-/// After so long a silence a packet that can open a flow opens a new one: the kernel's
-/// nf_conntrack_udp_timeout_stream. Established TCP connections may be silent for longer; they do not send SYNs.
-pub const IDLE_SECONDS: u32 = 120;
-/// How long the peers of a closed TCP connection may still speak of it: the kernel's TIME_WAIT.
-const CLOSING_SECONDS: u32 = 60;
+mod backing;
+
+/// No duplicate of an old SYN lives longer (RFC 9293's MSL): after so long a silence a SYN is a new connection, and one
+/// that nobody answers is over (nf_conntrack_tcp_timeout_syn_sent).
+const MSL_SECONDS: u32 = 120;
+/// How long the peers of a closed TCP connection may still speak of it: the kernel's own TIME_WAIT.
+const TIME_WAIT_SECONDS: u32 = 60;
 /// How many SNAT ports are tried before the packet is dropped.
 const PORT_TRIES: u32 = 8;
 /// The last of them take the place of connections that have only just closed.
@@ -100,30 +102,54 @@ impl<F: Family> Flow<F> {
 
     /// Notes a packet of this half.
     #[inline(always)]
-    fn refresh(&mut self, segment: &Segment<F>, now: u32) -> Step {
-        let closing = self.state & flow_state::CLOSING != 0;
-        let silent = self.silence(now) > IDLE_SECONDS;
-        let is_tcp = segment.key.proto == TCP as u16;
-        let renews = if self.is_reply() {
-            // The answer to a connection that does not go through us but has the tuple of one that did. What follows
-            // is that connection's too.
-            let answers_anew = segment.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK;
-            if answers_anew && (closing || silent) {
-                self.state |= flow_state::GONE;
-            }
-            self.state & flow_state::GONE != 0 || (!is_tcp && silent)
-        } else {
-            segment.opens() && (closing || silent)
-        };
-        if renews {
-            return Step::Renew;
-        }
+    fn refresh(&mut self, segment: &Segment<F>, tables: &impl Tables<F>) -> Step {
+        let now = tables.now();
+        let silence = self.silence(now);
+        let reply = self.is_reply();
+        let lost = !reply && backing::is_lost(self, segment.key.proto, tables);
         let mut state = self.state;
-        if segment.tcp_flags & (tcp::FIN | tcp::RST) != 0 {
-            state |= flow_state::CLOSING;
-        }
-        if self.is_reply() {
-            state |= flow_state::ESTABLISHED;
+        if segment.key.proto == TCP as u16 {
+            let over = state & (flow_state::CLOSING | flow_state::CLIENT_FIN) != 0
+                || silence > MSL_SECONDS;
+            if reply {
+                // The answer to a connection that does not go through us but has the tuple of one that did. What
+                // follows is that connection's too.
+                let flags = segment.tcp_flags & (tcp::SYN | tcp::ACK);
+                if over && flags == tcp::SYN | tcp::ACK {
+                    self.state |= flow_state::GONE;
+                }
+                if self.state & flow_state::GONE != 0 {
+                    return Step::Renew;
+                }
+                state |= flow_state::ESTABLISHED;
+            } else if segment.opens() {
+                if over || lost || self.flags & flow_flags::FOREIGN != 0 {
+                    return Step::Renew;
+                }
+                // A SYN in the midst of a connection keeps nothing alive; its peer will put it right.
+                if state & flow_state::ESTABLISHED != 0 {
+                    return Step::Mirror;
+                }
+            } else if lost && segment.tcp_flags & tcp::RST == 0 {
+                self.state |= flow_state::CLOSING;
+                return Step::Reset;
+            }
+            state = closing(state, segment.tcp_flags, reply);
+        } else {
+            // Only what lasts longer than a tick asks for the lifetime.
+            let over = silence > 1 && silence > self.lifetime(&config(tables));
+            if lost {
+                return Step::Renew;
+            }
+            if self.flags & flow_flags::FOREIGN != 0 {
+                return self.foreign(over, now, tables);
+            }
+            if over {
+                return Step::Renew;
+            }
+            if reply {
+                state |= flow_state::ESTABLISHED;
+            }
         }
         if self.seen == now && self.state == state {
             return Step::Follow;
@@ -131,6 +157,33 @@ impl<F: Family> Flow<F> {
         self.seen = now;
         self.state = state;
         Step::Mirror
+    }
+
+    /// A datagram of another proxy's flow. Nobody tells us of the answers, so its lifetime runs from the takeover on;
+    /// then it becomes ours, with the backend that it has.
+    #[inline(always)]
+    fn foreign(&mut self, over: bool, now: u32, tables: &impl Tables<F>) -> Step {
+        if self.is_reply() || !over {
+            return Step::Follow;
+        }
+        if self.state & flow_state::ESTABLISHED == 0
+            || self.silence(now) / 2 > self.lifetime(&config(tables))
+        {
+            return Step::Renew;
+        }
+        self.flags &= !flow_flags::FOREIGN;
+        self.seen = now;
+        Step::Mirror
+    }
+
+    /// How many seconds of silence end the flow of a protocol other than TCP.
+    #[inline(always)]
+    fn lifetime(&self, config: &NodeConfig) -> u32 {
+        if self.state & flow_state::ESTABLISHED != 0 {
+            config.udp_stream
+        } else {
+            config.udp
+        }
     }
 
     /// Seconds since the last packet. Another CPU's clock may be a tick ahead of ours.
@@ -160,13 +213,50 @@ impl<F: Family> Flow<F> {
     /// Whether another flow may take over its place. A closed TCP connection keeps it for as long as its peers
     /// remember it, unless `hard_pressed`.
     #[inline(always)]
-    fn is_over(&self, proto: u16, now: u32, hard_pressed: bool) -> bool {
+    fn is_over(&self, proto: u16, now: u32, hard_pressed: bool, config: &NodeConfig) -> bool {
         let silence = self.silence(now);
-        if proto == TCP as u16 {
-            self.state & flow_state::CLOSING != 0 && (hard_pressed || silence > CLOSING_SECONDS)
-        } else {
-            silence > IDLE_SECONDS
+        if proto != TCP as u16 {
+            return silence > self.lifetime(config);
         }
+        let state = self.state;
+        if state & flow_state::CLOSING != 0 || state & flow_state::BOTH_FIN == flow_state::BOTH_FIN
+        {
+            hard_pressed || silence > TIME_WAIT_SECONDS
+        } else if state & flow_state::BOTH_FIN != 0 {
+            silence > config.tcp_close_wait
+        } else if state & flow_state::ESTABLISHED != 0 {
+            silence > config.tcp_established
+        } else {
+            silence > MSL_SECONDS
+        }
+    }
+}
+
+/// The node's settings; before there are any, the kernel's lifetimes.
+#[inline(always)]
+fn config<F: Family>(tables: &impl Tables<F>) -> NodeConfig {
+    tables.config().unwrap_or_default()
+}
+
+/// The state after a TCP packet of the backend's (`reply`) or the client's.
+#[inline(always)]
+const fn closing(state: u8, tcp_flags: u8, reply: bool) -> u8 {
+    if tcp_flags & tcp::RST != 0 {
+        return state | flow_state::CLOSING;
+    }
+    if tcp_flags & tcp::FIN == 0 {
+        return state;
+    }
+    let own = if reply {
+        flow_state::BACKEND_FIN
+    } else {
+        flow_state::CLIENT_FIN
+    };
+    let state = state | own;
+    if state & flow_state::BOTH_FIN == flow_state::BOTH_FIN {
+        state | flow_state::CLOSING
+    } else {
+        state
     }
 }
 
@@ -178,31 +268,50 @@ enum Step {
     Follow,
     /// The other half may be missing, or must learn the new state.
     Mirror,
+    /// Its backend is gone, and the client is to know (D6).
+    Reset,
 }
 
-/// Decides for a packet of a known flow. False: no such flow, or this packet starts a new one.
+/// What is known of a packet's flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// Nothing, or this packet starts a new one.
+    No,
+    Yes,
+    /// It is another proxy's.
+    Foreign,
+    /// Its backend is gone, and the client is to know (D6).
+    Gone,
+}
+
+/// Decides for a packet of a known flow.
 #[inline(never)]
 pub fn follow<F: Family>(
     segment: &Segment<F>,
     tables: &impl Tables<F>,
     decision: &mut Decision<F>,
-) -> bool {
+) -> Known {
+    let mut foreign = false;
     let step = tables.flow(&segment.key, |flow| {
-        flow.decide(decision);
-        if segment.is_error() {
-            return Step::Follow;
-        }
         let was = flow.state;
-        let step = flow.refresh(segment, tables.now());
+        let step = if segment.is_error() {
+            Step::Follow
+        } else {
+            flow.refresh(segment, tables)
+        };
         if flow.flags & flow_flags::COUNTED != 0 && (was ^ flow.state) & flow_state::CLOSING != 0 {
             count(flow, -1, tables);
         }
+        flow.decide(decision);
+        foreign = flow.flags & flow_flags::FOREIGN != 0;
         step
     });
     match step {
-        None | Some(Step::Renew) => false,
-        Some(Step::Follow) => true,
-        Some(Step::Mirror) => mirror(segment, tables),
+        None | Some(Step::Renew) => Known::No,
+        Some(Step::Reset) => Known::Gone,
+        Some(Step::Mirror) if !mirror(segment, tables) => Known::No,
+        Some(Step::Follow | Step::Mirror) if foreign => Known::Foreign,
+        Some(Step::Follow | Step::Mirror) => Known::Yes,
     }
 }
 
@@ -236,6 +345,8 @@ fn mirror<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) -> bool {
             if own {
                 half.state |= flow.state;
                 half.seen = flow.seen;
+                // A flow that was another proxy's has become ours.
+                half.flags &= flow.flags | flow_flags::REPLY;
             }
             own
         });
@@ -311,7 +422,7 @@ fn place<F: Family>(
         return true;
     }
     let may_take = tables.flow(&key, |old| {
-        old.is_over(proto, flow.seen, hard_pressed)
+        old.is_over(proto, flow.seen, hard_pressed, &config(tables))
             || (old.client == flow.client
                 && old.client_port == flow.client_port
                 && old.frontend == flow.frontend

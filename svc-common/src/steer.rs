@@ -7,7 +7,7 @@
 use crate::affinity;
 pub use crate::decision::{Decision, Route};
 use crate::family::Family;
-use crate::flow;
+use crate::flow::{self, Known};
 use crate::packet::Packet;
 use crate::parse::{self, Segment};
 use crate::reason::{Aside, Reason};
@@ -80,8 +80,11 @@ pub fn ingress<F: Family>(
     }
     // Also where the port turns out to be somebody else's (C8): the later fragments must pass like the first.
     parse::remember_fragment(&work.segment, tables);
-    if flow::follow(&work.segment, tables, &mut work.decision) {
-        return Ok(());
+    match flow::follow(&work.segment, tables, &mut work.decision) {
+        Known::Yes => return Ok(()),
+        Known::Foreign => return Err(Aside::NotOurs),
+        Known::Gone => return Err(Reason::BackendGone.into()),
+        Known::No => (),
     }
     let client = match scope {
         Scope::Internal => Client::Pod,
@@ -101,12 +104,11 @@ pub fn egress<F: Family>(
 ) -> Result<(), Aside> {
     // Nothing here is ours by its address alone, so what cannot be read passes.
     parse::segment(packet, l3, tables, &mut work.segment).map_err(|_| Aside::NotOurs)?;
-    if flow::follow(&work.segment, tables, &mut work.decision) {
-        return if work.decision.reply || local {
-            Ok(())
-        } else {
-            Err(Aside::NotOurs)
-        };
+    match flow::follow(&work.segment, tables, &mut work.decision) {
+        Known::Yes if work.decision.reply || local => return Ok(()),
+        Known::Gone if local => return Err(Reason::BackendGone.into()),
+        Known::Yes | Known::Foreign | Known::Gone => return Err(Aside::NotOurs),
+        Known::No => (),
     }
     if !local {
         return Err(Aside::NotOurs);
@@ -135,6 +137,9 @@ fn open<F: Family>(
 ) -> Result<(), Aside> {
     // An error about a flow that we do not know is for the stack, and a reset ends what is not there.
     if segment.is_error() || segment.tcp_flags & tcp::RST != 0 {
+        return Err(Aside::NotOurs);
+    }
+    if is_left_alone(segment, tables) {
         return Err(Aside::NotOurs);
     }
     let opened = tables.scratch(|flow| {
@@ -177,6 +182,8 @@ fn assign<F: Family>(
             number(&frontend, tables)
         }
     };
+    // Before the choice: a backend that stops serving from here on is noticed by the next packet.
+    flow.epoch = tables.epoch();
     let mut backend = Backend::EMPTY;
     choose(&frontend, &key.src, n, tables, &mut backend)?;
     (flow.nat, flow.flags) = source(client, address, &backend, segment, tables)?;
@@ -196,7 +203,6 @@ fn assign<F: Family>(
     flow.backend_port = backend.port;
     flow.nat_port = key.sport;
     flow.state = 0;
-    flow.epoch = tables.epoch();
     Ok(())
 }
 
@@ -218,6 +224,13 @@ fn scope<F: Family>(client: Client, addr: &F::Addr, tables: &impl Tables<F>) -> 
 #[inline(always)]
 fn has<F: Family>(tables: &impl Tables<F>, flag: u32) -> bool {
     tables.config().is_some_and(|c| c.flags & flag != 0)
+}
+
+/// Whether this may be a packet of another proxy's connection (`--takeover`). A function of its own: its branches would
+/// double what the verifier has to follow.
+#[inline(never)]
+fn is_left_alone<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) -> bool {
+    !segment.opens() && has(tables, node_flags::TAKEOVER)
 }
 
 /// No frontend has this address and port.

@@ -255,12 +255,17 @@ pub mod flow_flags {
 
 /// Bits of [`Flow::state`].
 pub mod flow_state {
-    /// A FIN or RST was seen, from either side: the next SYN starts anew, the SNAT port may be taken over.
+    /// Both sides have sent their FIN, or one a RST: the next SYN starts anew, the SNAT port may be taken over.
     pub const CLOSING: u8 = 1;
     /// A reply was seen.
     pub const ESTABLISHED: u8 = 2;
     /// Of a reply half: its tuple is now that of a connection which does not go through us.
     pub const GONE: u8 = 4;
+    /// The client has sent its FIN: what the backend has to say still passes.
+    pub const CLIENT_FIN: u8 = 8;
+    /// The backend has sent its FIN.
+    pub const BACKEND_FIN: u8 = 16;
+    pub const BOTH_FIN: u8 = CLIENT_FIN | BACKEND_FIN;
 }
 
 /// Value of FLOWS: the whole record, the same in both halves but for [`flow_flags::REPLY`], so that either half can
@@ -336,7 +341,7 @@ pub struct NodeConfig {
     /// SNAT ports in host order, inclusive. Outside of what the node itself uses.
     pub snat_min: u16,
     pub snat_max: u16,
-    /// After so many seconds of silence a TCP connection is over; after one that was closed, from either side, so many.
+    /// After so many seconds of silence a TCP connection is over; one that only one side has closed after so many.
     pub tcp_established: u32,
     pub tcp_close_wait: u32,
     /// The same for UDP and SCTP: while nobody has answered, and from then on.

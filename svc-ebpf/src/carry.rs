@@ -198,7 +198,8 @@ pub fn xdp<F: Mapped>(ctx: &XdpContext) -> u32 {
     xdp_forward(ctx, segment, &decision.to).unwrap_or(XDP_PASS)
 }
 
-/// None: nothing was changed yet, the stack shall see the packet as it came.
+/// None: nothing was changed yet, the stack shall see the packet as it came. A function of its own: what the verifier
+/// knows of the stack above ends with it.
 #[inline(never)]
 fn xdp_forward<F: Mapped>(ctx: &XdpContext, segment: &Segment<F>, to: &Rewrite<F>) -> Option<u32> {
     let packet = frame(ctx);

@@ -106,7 +106,7 @@ fn rank(state: &str) -> usize {
 
 fn item<F: Family>(key: &FlowKey<F>, flow: &Flow<F>, owner: Owner, now: u32) -> FlowItem {
     let state = match flow.state {
-        s if s & flow_state::CLOSING != 0 => "closing",
+        s if s & (flow_state::CLOSING | flow_state::BOTH_FIN) != 0 => "closing",
         s if s & flow_state::ESTABLISHED != 0 => "established",
         _ => "new",
     };

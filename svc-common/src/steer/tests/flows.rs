@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{endpoints_become, serving, world};
 use crate::family::{Family, Port};
-use crate::flow::IDLE_SECONDS;
 use crate::reason::Reason;
-use crate::table::{Scope, TCP, UDP};
+use crate::table::{NodeConfig, Scope, TCP, UDP};
 use crate::testing::Hook::{FromOutside, FromPod, ToPod};
 use crate::testing::frames::{Frame, tcp, udp};
 use crate::testing::{
@@ -18,7 +17,7 @@ both_families!(
     a_flow_keeps_its_backend_when_the_set_changes,
     either_half_brings_the_other_back,
     a_lost_flow_from_outside_finds_its_backend_again,
-    a_syn_on_a_closing_flow_starts_anew,
+    a_syn_of_a_client_that_has_closed_starts_anew,
     closing_is_learnt_from_either_side,
     other_packets_of_a_closing_flow_still_follow_it,
     a_late_packet_of_an_old_flow_does_not_close_the_new_one,
@@ -126,7 +125,7 @@ fn closing<F: Family>(last: &Frame, from_client: bool) -> crate::memory::Memory<
     tables
 }
 
-fn a_syn_on_a_closing_flow_starts_anew<F: Family>() {
+fn a_syn_of_a_client_that_has_closed_starts_anew<F: Family>() {
     let client = tcp(pod::<F>(1), cluster_ip::<F>(1));
     for last in [client.clone().fin(), client.clone().rst()] {
         let tables = closing::<F>(&last, true);
@@ -146,11 +145,14 @@ fn closing_is_learnt_from_either_side<F: Family>() {
     let backend = tcp(remote_pod::<F>(1), pod::<F>(1))
         .from(remote_pod::<F>(1), 8_080)
         .to(pod::<F>(1), 40_000);
+    let client = tcp(pod::<F>(1), cluster_ip::<F>(1));
     for last in [backend.clone().fin(), backend.clone().rst()] {
         let tables = closing::<F>(&last, false);
-        let syn = tcp(pod::<F>(1), cluster_ip::<F>(1)).syn().build();
+        meet(FromPod, &client.clone().fin().build(), &tables).sent();
         assert_eq!(
-            meet(FromPod, &syn, &tables).sent().dst,
+            meet(FromPod, &client.clone().syn().build(), &tables)
+                .sent()
+                .dst,
             (remote_pod::<F>(2), 8_080)
         );
     }
@@ -187,19 +189,32 @@ fn a_late_packet_of_an_old_flow_does_not_close_the_new_one<F: Family>() {
 
 fn an_idle_udp_flow_starts_anew<F: Family>() {
     let query = udp(pod::<F>(1), cluster_ip::<F>(1)).build();
-    let mut tables = serving::<F>(&[(remote_pod::<F>(1), 53)]);
-    meet(FromPod, &query, &tables).sent();
-    endpoints_become(&mut tables, &[(remote_pod::<F>(2), 53)]);
-    tables.now.set(1_000 + IDLE_SECONDS);
-    assert_eq!(
-        meet(FromPod, &query, &tables).sent().dst,
-        (remote_pod::<F>(1), 53)
-    );
-    tables.now.set(1_000 + 2 * IDLE_SECONDS + 1);
-    assert_eq!(
-        meet(FromPod, &query, &tables).sent().dst,
-        (remote_pod::<F>(2), 53)
-    );
+    let answer = udp(remote_pod::<F>(1), pod::<F>(1))
+        .from(remote_pod::<F>(1), 53)
+        .to(pod::<F>(1), 40_000)
+        .build();
+    let NodeConfig {
+        udp, udp_stream, ..
+    } = NodeConfig::default();
+    assert_eq!((udp, udp_stream), (30, 120), "the kernel's");
+    for (answered, lifetime) in [(false, udp), (true, udp_stream)] {
+        let mut tables = serving::<F>(&[(remote_pod::<F>(1), 53)]);
+        meet(FromPod, &query, &tables).sent();
+        if answered {
+            meet(ToPod, &answer, &tables).sent();
+        }
+        endpoints_become(&mut tables, &[(remote_pod::<F>(2), 53)]);
+        tables.now.set(1_000 + lifetime);
+        assert_eq!(
+            meet(FromPod, &query, &tables).sent().dst,
+            (remote_pod::<F>(1), 53)
+        );
+        tables.now.set(1_000 + 2 * lifetime + 1);
+        assert_eq!(
+            meet(FromPod, &query, &tables).sent().dst,
+            (remote_pod::<F>(2), 53)
+        );
+    }
 }
 
 fn one_client_port_reaches_one_backend_through_two_frontends<F: Family>() {
@@ -276,6 +291,9 @@ fn a_closed_flow_gives_its_port_up<F: Family>() {
         let out = meet(FromOutside, &packet.clone().syn().build(), &tables);
         assert!(out.result.is_ok(), "client {host}: {:?}", out.result);
         meet(FromOutside, &packet.fin().build(), &tables).sent();
+        let (src, dst) = (out.sent().src, out.sent().dst);
+        let answer = tcp(dst.0, src.0).from(dst.0, dst.1).to(src.0, src.1);
+        meet(FromOutside, &answer.fin().build(), &tables).sent();
     }
     assert!(
         tables
@@ -321,7 +339,7 @@ fn answers_keep_a_udp_flow_alive<F: Family>() {
         .from(remote_pod::<F>(1), 53)
         .to(pod::<F>(1), 40_000)
         .build();
-    for minute in 1..10 {
+    for minute in 0..10 {
         tables.now.set(1_000 + minute * 60);
         meet(ToPod, &answer, &tables).sent();
     }

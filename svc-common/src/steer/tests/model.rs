@@ -7,7 +7,6 @@ use proptest::prelude::*;
 
 use super::{endpoints_become, frontends, serving};
 use crate::family::{Family, V4, V6};
-use crate::flow::IDLE_SECONDS;
 use crate::reason::Reason;
 use crate::testing::Hook::{self, FromOutside, FromPod, ToOutside, ToPod};
 use crate::testing::frames::{Frame, tcp, udp};
@@ -58,6 +57,18 @@ struct Connection {
     tcp: bool,
     /// Of the last packet of either direction.
     seen: u32,
+    answered: bool,
+}
+
+impl Connection {
+    /// Seconds of silence after which nothing is promised.
+    fn lifetime(&self) -> u32 {
+        match (self.tcp, self.answered) {
+            (true, true) => 432_000,
+            (true, false) | (false, true) => 120,
+            (false, false) => 30,
+        }
+    }
 }
 
 fn clients<F: Family>() -> [Endpoint; 6] {
@@ -103,7 +114,13 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
     let mut connections: BTreeMap<(usize, usize, bool), Connection> = BTreeMap::new();
     for event in events {
         match event {
-            Event::Seconds(seconds) => tables.now.set(tables.now.get() + seconds),
+            Event::Seconds(seconds) => {
+                tables.now.set(tables.now.get() + seconds);
+                for connection in connections.values_mut() {
+                    connection.damaged |=
+                        tables.now.get() - connection.seen > connection.lifetime();
+                }
+            }
             Event::Endpoints(which) => {
                 served = endpoints::<F>(&which);
                 endpoints_become(&mut tables, &served);
@@ -194,6 +211,9 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
                     damaged: false,
                     tcp: is_tcp,
                     seen: tables.now.get(),
+                    answered: connections
+                        .get(&id)
+                        .is_some_and(|known| !known.damaged && known.answered),
                 };
                 connections.insert(id, connection);
                 no_two_share_what_the_backend_sees(&connections);
@@ -205,10 +225,11 @@ fn history_agrees_with_the_model<F: Family>(events: Vec<Event>) {
                 let nth = connection % connections.len();
                 let connection = connections.values_mut().nth(nth).expect("in range");
                 let silence = tables.now.get() - connection.seen;
-                if !connection.tcp && silence > IDLE_SECONDS {
+                if !connection.tcp && silence > connection.lifetime() {
                     continue;
                 }
                 connection.seen = tables.now.get();
+                connection.answered = true;
                 // Where the backend is elsewhere, or the source is the node's, answers come in to us.
                 let hook = answer_hook::<F>(connection);
                 let answer = connection
