@@ -99,9 +99,12 @@ pub struct Run {
     /// Node addresses that NodePorts are served on: `primary`, or those in the ranges (a family without a range: all of it).
     #[arg(long, value_name = "CIDR,…|primary", default_value = "primary")]
     pub nodeport_addresses: NodePortAddresses,
-    /// Address ranges of the cluster's pods. Accepted for kube-proxy's sake; nothing depends on them yet.
+    /// Address ranges of the cluster's pods: clients in them are pods, also where their packets come in from outside.
     #[arg(long, value_name = "CIDR,…", value_delimiter = ',')]
     pub cluster_cidr: Vec<Cidr>,
+    /// Show backends of ClusterIPs the node's address in the place of their clients'.
+    #[arg(long)]
+    pub masquerade_all: bool,
     /// Answer ClusterIPs from outside of the cluster too.
     #[arg(long)]
     pub external_cluster_ip: bool,

@@ -83,6 +83,3 @@ pub fn remember<F: Family>(
     };
     tables.remember_affinity(&client, &affinity);
 }
-
-#[cfg(test)]
-mod tests;

@@ -27,15 +27,23 @@ pub(super) fn node_config(options: &Run) -> Result<NodeConfig> {
         netns_cookie: dataplane::netns_cookie()
             .context("asking for the network namespace's cookie (Linux 5.14)")?,
         socket_lb: mode as u32,
-        flags: if options.external_cluster_ip {
-            node_flags::EXTERNAL_CLUSTER_IP
-        } else {
-            0
-        },
+        flags: node_flags(options),
         snat_min: ports.min,
         snat_max: ports.max,
         ..NodeConfig::default()
     })
+}
+
+/// The settings that the programs ask for.
+fn node_flags(options: &Run) -> u32 {
+    [
+        (options.external_cluster_ip, node_flags::EXTERNAL_CLUSTER_IP),
+        (options.masquerade_all, node_flags::MASQUERADE_ALL),
+        (!options.cluster_cidr.is_empty(), node_flags::CLUSTER_CIDR),
+    ]
+    .into_iter()
+    .filter_map(|(set, flag)| set.then_some(flag))
+    .fold(0, |flags, flag| flags | flag)
 }
 
 pub(super) fn attach_sockets(options: &Run, dataplane: &mut Dataplane) -> Result<()> {
@@ -98,4 +106,35 @@ fn metrics(root: &std::path::Path) -> String {
         Err(error) => tracing::warn!("metrics: {error}"),
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Verb};
+
+    fn flags(arguments: &[&str]) -> u32 {
+        let argv = ["svc-agent", "run"].iter().chain(arguments);
+        let cli = config::parse(argv.map(Into::into)).expect("a good command line");
+        match cli.verb {
+            Verb::Run(options) => node_flags(&options),
+            other => panic!("not run: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_programs_are_told_the_settings_that_they_ask_for() {
+        assert_eq!(flags(&[]), 0);
+        for (setting, flag) in [
+            ("--external-cluster-ip", node_flags::EXTERNAL_CLUSTER_IP),
+            ("--masquerade-all", node_flags::MASQUERADE_ALL),
+            ("--cluster-cidr=10.244.0.0/16", node_flags::CLUSTER_CIDR),
+        ] {
+            assert_eq!(flags(&[setting]), flag, "{setting}");
+        }
+        assert_eq!(
+            flags(&["--masquerade-all", "--cluster-cidr=fd00::/48"]),
+            node_flags::MASQUERADE_ALL | node_flags::CLUSTER_CIDR
+        );
+    }
 }

@@ -1,3 +1,5 @@
+mod choice;
+
 use super::{Caller, Mode, Target, connect, peer};
 use crate::family::{Family, Port};
 use crate::memory::Memory;

@@ -1,3 +1,5 @@
+mod choice;
+mod clients;
 mod flows;
 mod model;
 mod rules;
