@@ -75,7 +75,7 @@ fn requirement(manifest: &str, module: &str) -> Result<String> {
 
 /// A go that reads this go.mod. From 1.21 on, go fetches the version it needs by itself; for an older one (Debian
 /// bookworm's) the same module is fetched by hand.
-fn go() -> Result<PathBuf> {
+pub fn go() -> Result<PathBuf> {
     if find_program("go").is_none() {
         apt_install(&["golang-go", "ca-certificates"])?;
     }

@@ -3,6 +3,7 @@
 mod assets;
 mod build;
 mod demo;
+mod e2e;
 mod layers;
 mod setup;
 
@@ -31,6 +32,8 @@ enum Verb {
     Demo(demo::DemoArgs),
     /// Runs a command in a place of the demo that `--keep` left: `cargo xtask enter pod-b -- curl 10.96.0.10`.
     Enter(demo::EnterArgs),
+    /// Runs upstream's end-to-end suite on a Kubernetes of several nodes, made of namespaces.
+    E2e(e2e::E2eArgs),
     /// Runs the tests, all layers or some.
     Test(layers::TestArgs),
     /// Serves until killed (what pods of the demo and of the tests run).
@@ -61,6 +64,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Run(args) => build::run(args)?,
         Verb::Demo(args) => return demo::demo(&args),
         Verb::Enter(args) => demo::enter(&args)?,
+        Verb::E2e(args) => return e2e::e2e(&args),
         Verb::Test(args) => return layers::test(&args),
         Verb::Serve(args) => traffic::serve(&args)?,
         Verb::Probe(args) => traffic::probe(&args)?,

@@ -1,0 +1,172 @@
+//! `cargo xtask e2e`: upstream's own end-to-end suite against svcplane on a real Kubernetes of several nodes.
+//!
+//! The cluster is made of namespaces on this machine: API server, controllers and scheduler as plain processes, each node
+//! a set of namespaces with its own containerd and kubelet. No docker, no registry, nothing outside of the machine.
+
+mod binaries;
+mod cluster;
+mod control;
+mod images;
+mod nodes;
+mod pki;
+mod proxy;
+mod suite;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::setup::{apt_install, setup, step};
+use cluster::Cluster;
+
+/// How pods are attached to their node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cni {
+    Ptp,
+    Bridge,
+}
+
+/// Who serves the Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Proxy {
+    /// svc-agent, a process on every node.
+    Process,
+    /// svc-agent from its own image, by deploy/daemonset.yaml.
+    Daemonset,
+    /// Upstream's kube-proxy, to compare with.
+    Upstream,
+}
+
+#[derive(clap::Args)]
+pub struct E2eArgs {
+    /// Nodes; node N is in zone (N - 1) mod 3.
+    #[arg(long, default_value_t = 3)]
+    nodes: u8,
+    #[arg(long, value_enum, default_value_t = Cni::Ptp)]
+    cni: Cni,
+    #[arg(long, value_enum, default_value_t = Proxy::Process)]
+    proxy: Proxy,
+    /// Specs at a time.
+    #[arg(long, default_value_t = 6)]
+    procs: u8,
+    /// Regular expression of the specs to run.
+    #[arg(long, default_value = suite::FOCUS)]
+    focus: String,
+    /// Regular expression of those to leave out.
+    #[arg(long, default_value = suite::SKIP)]
+    skip: String,
+    /// How often the suite is run, one after the other.
+    #[arg(long, default_value_t = 1)]
+    runs: u8,
+    /// Leave the cluster standing, and say how to use and remove it.
+    #[arg(long)]
+    keep: bool,
+    /// Write the results into this file, in the place of what it says between its markers.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Remove what a kept cluster left, and do nothing else.
+    #[arg(long)]
+    down: bool,
+    /// More flags for svc-agent.
+    #[arg(last = true)]
+    agent: Vec<String>,
+}
+
+/// Where everything of the e2e runs lies.
+struct Lab {
+    /// Binaries and images stay from run to run; the rest is of one cluster.
+    dir: PathBuf,
+    sources: PathBuf,
+    nodes: u8,
+    cni: Cni,
+    proxy: Proxy,
+}
+
+impl Lab {
+    fn new(args: &E2eArgs) -> Result<Self> {
+        let exe = std::env::current_exe().context("cannot find this executable")?;
+        let target = exe
+            .ancestors()
+            .nth(2)
+            .context("xtask lies in no target folder")?;
+        Ok(Self {
+            dir: target.join("e2e"),
+            sources: Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(""),
+            nodes: args.nodes,
+            cni: args.cni,
+            proxy: args.proxy,
+        })
+    }
+
+    fn bin(&self, program: &str) -> PathBuf {
+        self.dir.join("bin").join(program)
+    }
+
+    /// What a cluster needs of its own, gone with it.
+    fn state(&self, name: &str) -> PathBuf {
+        self.dir.join("state").join(name)
+    }
+}
+
+const PACKAGES: [&str; 16] = [
+    "runc",
+    "busybox-static",
+    "netcat-openbsd",
+    "bind9-dnsutils",
+    "curl",
+    "wget",
+    "conntrack",
+    "nftables",
+    "iptables",
+    "iproute2",
+    "iputils-ping",
+    "tcpdump",
+    "openssl",
+    "ca-certificates",
+    "procps",
+    "gcc",
+];
+
+pub fn e2e(args: &E2eArgs) -> Result<ExitCode> {
+    let lab = Lab::new(args)?;
+    if args.down {
+        cluster::remove(&lab);
+        return Ok(ExitCode::SUCCESS);
+    }
+    setup()?;
+    if !lab.dir.join("packages").exists() {
+        apt_install(&PACKAGES)?;
+    }
+    binaries::build(&lab)?;
+    std::fs::write(lab.dir.join("packages"), PACKAGES.join("\n"))
+        .context("cannot note what is installed")?;
+    images::build(&lab)?;
+    let agent = (lab.proxy != Proxy::Upstream)
+        .then(crate::build::release)
+        .transpose()?;
+    cluster::remove(&lab);
+    let cluster = Cluster::start(&lab)?;
+    if let Some(agent) = &agent {
+        proxy::start(&lab, agent, &args.agent)?;
+    }
+    let mut outcomes = Vec::new();
+    for run in 1..=args.runs {
+        step(&format!("e2e run {run} of {}", args.runs));
+        let outcome = suite::run(&lab, args)?;
+        println!("{outcome}");
+        outcomes.push(outcome);
+    }
+    if let Some(file) = &args.record {
+        suite::record(&lab, file, &outcomes)?;
+    }
+    if args.keep {
+        cluster.keep(&lab);
+    }
+    Ok(if outcomes.iter().all(suite::Outcome::is_good) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

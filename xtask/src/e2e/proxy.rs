@@ -1,0 +1,101 @@
+//! svc-agent on every node: as a process where a privileged pod would be, or as its own DaemonSet from its own image.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::cluster::{API_SERVER, PODS, spawn, wait};
+use super::control::{apply, kube};
+use super::nodes::{inside, wait_for_dns};
+use super::{Lab, Proxy, images};
+use crate::setup::{run, step};
+
+const IMAGE: &str = "svcplane.test/svc-agent:e2e";
+
+pub(super) fn start(lab: &Lab, agent: &Path, flags: &[String]) -> Result<()> {
+    let cluster_cidr = format!("--cluster-cidr={PODS}");
+    let flags: Vec<&str> = std::iter::once(cluster_cidr.as_str())
+        .chain(flags.iter().map(String::as_str))
+        .collect();
+    match lab.proxy {
+        Proxy::Process => processes(lab, agent, &flags)?,
+        Proxy::Daemonset => daemonset(lab, agent, &flags)?,
+        Proxy::Upstream => (),
+    }
+    wait_for_dns(lab)?;
+    step("svc-agent serves the cluster: its DNS answers");
+    Ok(())
+}
+
+fn processes(lab: &Lab, agent: &Path, flags: &[&str]) -> Result<()> {
+    for n in 1..=lab.nodes {
+        let mut command = inside(lab, n, "setsid")?;
+        command
+            .arg(agent)
+            .args(["run", "--kubeconfig", "/etc/kubernetes/proxy.kubeconfig"])
+            .args(["--cgroup-root", cgroup_root()])
+            .args(["--hostname-override", &format!("node{n}")])
+            .args(flags);
+        spawn(lab, &format!("agent{n}"), &mut command)?;
+    }
+    for n in 1..=lab.nodes {
+        let log = lab.state(&format!("agent{n}.log"));
+        wait("svc-agent's first sync", Duration::from_secs(60), || {
+            fs::read_to_string(&log).is_ok_and(|text| text.contains("synced"))
+        })
+        .with_context(|| format!("see {}", log.display()))?;
+    }
+    Ok(())
+}
+
+/// deploy/daemonset.yaml with its blanks filled in.
+fn daemonset(lab: &Lab, agent: &Path, flags: &[&str]) -> Result<()> {
+    let image = images::agent(lab, agent, IMAGE)?;
+    for n in 1..=lab.nodes {
+        let mut import = inside(lab, n, lab.bin("ctr"))?;
+        import
+            .args("-a /run/containerd/containerd.sock -n k8s.io images import --local".split(' '));
+        run(import.arg(&image))?;
+    }
+    let read = |file: &str| {
+        fs::read_to_string(lab.sources.join("deploy").join(file))
+            .with_context(|| format!("cannot read deploy/{file}"))
+    };
+    apply(lab, &read("rbac.yaml")?)?;
+    let mut manifest = read("daemonset.yaml")?;
+    let more: String = flags.iter().map(|flag| format!(", '{flag}'")).collect();
+    for (blank, filled) in [
+        ("svc-agent:latest", IMAGE.to_owned()),
+        ("value: ''", format!("value: '{API_SERVER}'")),
+        (
+            "{path: /sys/fs/cgroup, ",
+            format!("{{path: {}, ", cgroup_root()),
+        ),
+        (
+            "--bpf-root=/sys/fs/bpf/svcplane]",
+            format!("--bpf-root=/sys/fs/bpf/svcplane{more}]"),
+        ),
+    ] {
+        ensure!(
+            manifest.contains(blank),
+            "deploy/daemonset.yaml has no {blank} to fill in"
+        );
+        manifest = manifest.replace(blank, &filled);
+    }
+    apply(lab, &manifest)?;
+    kube(
+        lab,
+        "-n kube-system rollout status daemonset/svc-agent --timeout=120s",
+    )
+}
+
+/// Where the nodes find their part of cgroup2: beside the hierarchies of cgroup v1, or in their place.
+fn cgroup_root() -> &'static str {
+    if Path::new("/sys/fs/cgroup/unified").is_dir() {
+        "/sys/fs/cgroup/unified"
+    } else {
+        "/sys/fs/cgroup"
+    }
+}
