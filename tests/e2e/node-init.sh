@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # PID 1 of a node, in fresh net, mount, uts and pid namespaces: makes the node's own view of the file system, then runs
 # containerd, kubelet and, if asked, kube-proxy. Started by `cargo xtask e2e` with
-# LAB NODE NODE_IP POD_CIDR CLUSTER_DNS CGROUP CNI_PLUGIN KUBE_PROXY.
+# LAB NODE NODE_IP NODE_IPS POD_CIDR_V4 POD_CIDR_V6 CLUSTER_DNS CGROUP CNI_PLUGIN KUBE_PROXY.
 set -euo pipefail
 STATE=$LAB/state/$NODE BIN=$LAB/bin
 hostname "$NODE"
@@ -37,7 +37,8 @@ cp "$LAB/state/proxy.kubeconfig" /etc/kubernetes/proxy.kubeconfig
 cat > /etc/cni/net.d/10-e2e.conflist <<C
 {"cniVersion":"1.0.0","name":"e2e","plugins":[
  {$CNI_PLUGIN,"ipMasq":false,"mtu":1500,
-  "ipam":{"type":"host-local","ranges":[[{"subnet":"$POD_CIDR"}]],"routes":[{"dst":"0.0.0.0/0"}],"dataDir":"/var/lib/cni/ipam"}},
+  "ipam":{"type":"host-local","ranges":[[{"subnet":"$POD_CIDR_V4"}],[{"subnet":"$POD_CIDR_V6"}]],
+          "routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}],"dataDir":"/var/lib/cni/ipam"}},
  {"type":"portmap","capabilities":{"portMappings":true}}]}
 C
 # runc could not lower an oom_score_adj without CAP_SYS_RESOURCE, which nested machines lack.
@@ -94,7 +95,7 @@ containerd --config /etc/containerd/config.toml > "$STATE/containerd.log" 2>&1 &
 for _ in $(seq 100); do [ -S /run/containerd/containerd.sock ] && ctr version > /dev/null 2>&1 && break; sleep 0.2; done
 for image in "$LAB"/images/*.tar; do ctr -n k8s.io images import --local "$image"; done
 kubelet --config /var/lib/kubelet/config.yaml --kubeconfig /etc/kubernetes/kubelet.kubeconfig --root-dir /var/lib/kubelet \
-  --hostname-override "$NODE" --node-ip "$NODE_IP" --v=2 > "$STATE/kubelet.log" 2>&1 &
+  --hostname-override "$NODE" --node-ip "$NODE_IPS" --v=2 > "$STATE/kubelet.log" 2>&1 &
 [ -z "$KUBE_PROXY" ] || kube-proxy --config "$STATE/kube-proxy.yaml" --hostname-override "$NODE" > "$STATE/kube-proxy.log" 2>&1 &
 trap 'exit 0' TERM
 while :; do sleep 3600 & wait $! || true; done

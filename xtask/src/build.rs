@@ -39,11 +39,6 @@ pub fn build(args: BuildArgs) -> Result<PathBuf> {
     Ok(agent.context("cargo built no svc-agent")?.executable)
 }
 
-/// [`build`] as it is shipped.
-pub fn release() -> Result<PathBuf> {
-    build(BuildArgs { release: true })
-}
-
 /// Becomes `svc-agent run`.
 pub fn run(args: RunArgs) -> Result<()> {
     let agent = build(args.build)?;

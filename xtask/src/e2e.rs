@@ -41,6 +41,8 @@ pub enum Proxy {
 
 #[derive(clap::Args)]
 pub struct E2eArgs {
+    #[command(flatten)]
+    build: crate::build::BuildArgs,
     /// Nodes; node N is in zone (N - 1) mod 3.
     #[arg(long, default_value_t = 3)]
     nodes: u8,
@@ -144,7 +146,7 @@ pub fn e2e(args: &E2eArgs) -> Result<ExitCode> {
         .context("cannot note what is installed")?;
     images::build(&lab)?;
     let agent = (lab.proxy != Proxy::Upstream)
-        .then(crate::build::release)
+        .then(|| crate::build::build(args.build))
         .transpose()?;
     cluster::remove(&lab);
     let cluster = Cluster::start(&lab)?;

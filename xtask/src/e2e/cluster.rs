@@ -2,7 +2,7 @@
 //! network namespace. Nothing of it is connected to the machine's own network.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -16,17 +16,28 @@ use crate::setup::{run, step};
 pub(super) const API_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 2);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 100);
-pub(super) const SERVICES: &str = "10.96.0.0/16";
+pub(super) const SERVICES: &str = "10.96.0.0/16,fd00:96::/108";
 pub(super) const DNS: &str = "10.96.0.10";
-pub(super) const PODS: &str = "10.244.0.0/16";
+pub(super) const PODS: &str = "10.244.0.0/16,fd00:244::/48";
 const PREFIX: &str = "svcplane-e2e";
 
 pub(super) fn node_ip(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 200, 0, 10 + n)
 }
 
-pub(super) fn pods_of(n: u8) -> String {
-    format!("10.244.{n}.0/24")
+/// The IPv6 address of a member of the LAN, by the last byte of its IPv4 address.
+fn v6(ip: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, ip.octets()[3].into())
+}
+
+/// The addresses of a node, as kubelet wants them.
+pub(super) fn node_ips(n: u8) -> String {
+    format!("{},{}", node_ip(n), v6(node_ip(n)))
+}
+
+/// The addresses of a node's pods, of both families.
+pub(super) fn pods_of(n: u8) -> [String; 2] {
+    [format!("10.244.{n}.0/24"), format!("fd00:244:0:{n}::/64")]
 }
 
 /// As `ip netns` names it.
@@ -189,10 +200,11 @@ fn network(lab: &Lab) -> Result<()> {
     ip("lan", "link set lo up")?;
     ip("lan", "link add br0 type bridge")?;
     ip("lan", &format!("addr add {ROUTER}/24 dev br0"))?;
+    ip("lan", &format!("addr add {}/64 dev br0 nodad", v6(ROUTER)))?;
     ip("lan", "link set br0 up")?;
     sysctl(
         "lan",
-        "net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br0.send_redirects=0",
+        "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br0.send_redirects=0",
     )?;
     let mut members = vec![
         ("control".to_owned(), API_SERVER),
@@ -200,10 +212,7 @@ fn network(lab: &Lab) -> Result<()> {
     ];
     members.extend((1..=lab.nodes).map(|n| (format!("node{n}"), node_ip(n))));
     for n in 1..=lab.nodes {
-        ip(
-            "lan",
-            &format!("route add {} via {}", pods_of(n), node_ip(n)),
-        )?;
+        routes("lan", n)?;
     }
     for (name, address) in &members {
         add(name)?;
@@ -218,22 +227,35 @@ fn network(lab: &Lab) -> Result<()> {
         ip(name, "link set lo up")?;
         ip(name, "link set eth0 up")?;
         ip(name, &format!("addr add {address}/24 dev eth0"))?;
+        ip(
+            name,
+            &format!("addr add {}/64 dev eth0 nodad", v6(*address)),
+        )?;
         ip(name, &format!("route add default via {ROUTER}"))?;
+        ip(name, &format!("-6 route add default via {}", v6(ROUTER)))?;
         let forwards = i32::from(name.starts_with("node"));
         sysctl(
             name,
             &format!(
-                "net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.ip_forward={forwards}"
+                "net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.ip_forward={forwards} net.ipv6.conf.all.forwarding={forwards}"
             ),
         )?;
         for n in (1..=lab.nodes).filter(|n| node_ip(*n) != *address) {
-            ip(
-                name,
-                &format!("route add {} via {}", pods_of(n), node_ip(n)),
-            )?;
+            routes(name, n)?;
         }
     }
     Ok(())
+}
+
+/// To a node's pods.
+fn routes(part: &str, n: u8) -> Result<()> {
+    let [pods4, pods6] = pods_of(n);
+    let ways = [
+        format!("route add {pods4} via {}", node_ip(n)),
+        format!("-6 route add {pods6} via {}", v6(node_ip(n))),
+    ];
+    ways.iter()
+        .try_for_each(|way| run(within(part, "ip").args(way.split_whitespace())))
 }
 
 fn add(part: &str) -> Result<()> {

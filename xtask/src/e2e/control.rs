@@ -69,10 +69,10 @@ pub(super) fn start(lab: &Lab) -> Result<()> {
     program("kube-scheduler", kubeconfigs("scheduler"))?;
     let nodes: String = (1..=lab.nodes)
         .map(|n| {
-            let (zone, pods) = ((n - 1) % 3 + 1, pods_of(n));
+            let (zone, [pods4, pods6]) = ((n - 1) % 3 + 1, pods_of(n));
             format!(
                 "{{apiVersion: v1, kind: Node, metadata: {{name: node{n}, labels: {{kubernetes.io/hostname: node{n}, topology.kubernetes.io/zone: zone{zone}}}}}, \
-                 spec: {{podCIDR: {pods}, podCIDRs: [{pods}]}}}}\n---\n"
+                 spec: {{podCIDR: {pods4}, podCIDRs: [{pods4}, '{pods6}']}}}}\n---\n"
             )
         })
         .collect();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::cluster::{DNS, PODS, kubectl, node_ip, pods_of, spawn, wait, within};
+use super::cluster::{DNS, PODS, kubectl, node_ip, node_ips, pods_of, spawn, wait, within};
 use super::control::{apply, kube};
 use super::{Lab, Proxy};
 
@@ -25,6 +25,7 @@ pub(super) fn start(lab: &Lab) -> Result<()> {
         fs::create_dir_all(lab.state(&name)).context("cannot make the folder of a node")?;
         fs::write(lab.state(&name).join("kube-proxy.yaml"), kube_proxy())
             .context("cannot write kube-proxy's configuration")?;
+        let [pods4, pods6] = pods_of(n);
         let mut command = within(&name, "setsid");
         command
             .args("unshare --mount --uts --pid --fork --mount-proc --propagation private --kill-child bash".split(' '))
@@ -32,7 +33,9 @@ pub(super) fn start(lab: &Lab) -> Result<()> {
             .env("LAB", &lab.dir)
             .env("NODE", &name)
             .env("NODE_IP", node_ip(n).to_string())
-            .env("POD_CIDR", pods_of(n))
+            .env("NODE_IPS", node_ips(n))
+            .env("POD_CIDR_V4", &pods4)
+            .env("POD_CIDR_V6", &pods6)
             .env("CLUSTER_DNS", DNS)
             .env("CGROUP", format!("/{CGROUP}/{name}"))
             .env("CNI_PLUGIN", lab.cni.plugin())
