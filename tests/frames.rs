@@ -7,6 +7,7 @@ const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
 
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
@@ -22,6 +23,9 @@ enum Body {
         ack: u32,
     },
     Udp {
+        checksum: bool,
+    },
+    Sctp {
         checksum: bool,
     },
     /// Type and code, the word behind the checksum, and the quoted packet.
@@ -77,6 +81,11 @@ pub fn tcp(src: impl Into<IpAddr>, dst: impl Into<IpAddr>) -> Frame {
 
 pub fn udp(src: impl Into<IpAddr>, dst: impl Into<IpAddr>) -> Frame {
     frame(src, dst, Body::Udp { checksum: true })
+}
+
+/// An SCTP packet; what it carries is the payload's business.
+pub fn sctp(src: impl Into<IpAddr>, dst: impl Into<IpAddr>) -> Frame {
+    frame(src, dst, Body::Sctp { checksum: true })
 }
 
 /// An ICMP error (port unreachable) from `src` to `dst` about `quoted`, with all of it in the quote.
@@ -165,10 +174,10 @@ impl Frame {
         self
     }
 
-    /// UDP without a checksum (RFC 768).
+    /// UDP without a checksum (RFC 768); SCTP whose checksum a device is to compute.
     #[must_use]
     pub fn without_checksum(mut self) -> Self {
-        if let Body::Udp { checksum } = &mut self.body {
+        if let Body::Udp { checksum } | Body::Sctp { checksum } = &mut self.body {
             *checksum = false;
         }
         self
@@ -268,10 +277,11 @@ impl Frame {
         }
     }
 
-    fn proto(&self) -> u8 {
+    pub fn proto(&self) -> u8 {
         match self.body {
             Body::Tcp { .. } => TCP,
             Body::Udp { .. } => UDP,
+            Body::Sctp { .. } => SCTP,
             Body::Icmp { .. } => {
                 if self.src.is_ipv4() {
                     ICMP
@@ -341,6 +351,14 @@ impl Frame {
                     6,
                 )
             }
+            Body::Sctp { checksum } => {
+                let mut bytes = [&ports[..], &[0, 0, 0, 9], &[0; 4], &self.payload].concat();
+                if *checksum {
+                    let crc = crc32c(&bytes);
+                    bytes[8..12].copy_from_slice(&crc);
+                }
+                return bytes;
+            }
             Body::Icmp { what, rest, quote } => ([&what[..], &[0, 0], rest, quote].concat(), 2),
         };
         if self.body == (Body::Udp { checksum: false }) {
@@ -396,4 +414,20 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     (!(sum as u16)).to_be_bytes()
+}
+
+/// RFC 9260 Appendix A, bit by bit, as the field has it.
+pub fn crc32c(bytes: &[u8]) -> [u8; 4] {
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 {
+                crc >> 1 ^ 0x82f6_3b78
+            } else {
+                crc >> 1
+            };
+        }
+    }
+    (!crc).to_le_bytes()
 }

@@ -6,14 +6,16 @@
 //!
 //! Modules in the order of the line: [`family`] and [`wire`] say what differs between IPv4 and IPv6, [`mod@packet`] holds
 //! bytes, [`parse`] reads a [`parse::Segment`], [`table`] is what the maps hold, [`select`] picks a backend ([`affinity`] the client's last), [`flow`]
-//! remembers it, [`steer`] decides (a [`decision::Decision`]), [`rewrite`] and [`refuse`] change bytes, [`socket`] is the same decision for
+//! remembers it, [`steer`] decides (a [`decision::Decision`]), [`rewrite`], [`refuse`] and [`echo`] change bytes, [`socket`] is the same decision for
 //! `connect()`. [`reason`] names every way not to go through.
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod affinity;
 pub mod checksum;
+pub mod crc32c;
 pub mod decision;
+pub mod echo;
 pub mod family;
 pub mod flow;
 #[cfg(any(test, feature = "user"))]

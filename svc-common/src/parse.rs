@@ -129,12 +129,16 @@ fn transport(payload: &Payload) -> Result<(), Aside> {
     }
 }
 
-/// An ICMP error: the flow is that of the quoted packet, turned round. Other ICMP is nobody's flow.
+/// An ICMP error: the flow is that of the quoted packet, turned round. Other ICMP is nobody's flow; a ping has a name of
+/// its own.
 #[inline(always)]
 fn error<F: Family>(packet: &Packet, segment: &mut Segment<F>) -> Result<(), Aside> {
     let icmp_type: u8 = packet
         .get(segment.l4() + icmp::TYPE)
         .ok_or(Reason::Truncated)?;
+    if icmp_type == F::ECHO_REQUEST {
+        return Err(Aside::Echo);
+    }
     if !F::is_icmp_error(icmp_type) {
         return Err(Aside::NotOurs);
     }
@@ -163,12 +167,18 @@ fn error<F: Family>(packet: &Packet, segment: &mut Segment<F>) -> Result<(), Asi
 #[inline(always)]
 pub fn remember_fragment<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) {
     if segment.part == Part::First {
-        let ports = Ports {
-            sport: segment.key.sport,
-            dport: segment.key.dport,
-        };
-        tables.remember_fragment(&segment.fragment_key(), ports);
+        remember_ports(segment, tables);
     }
+}
+
+/// A function of its own: its key would be on the stack of the longest chain of calls.
+#[inline(never)]
+fn remember_ports<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) {
+    let ports = Ports {
+        sport: segment.key.sport,
+        dport: segment.key.dport,
+    };
+    tables.remember_fragment(&segment.fragment_key(), ports);
 }
 
 #[cfg(test)]

@@ -95,6 +95,8 @@ impl Reason {
 pub enum Aside {
     /// None of our business: on as it is.
     NotOurs,
+    /// A ping of one of our addresses, to be answered in place ([`crate::echo`]).
+    Echo,
     /// Ours, but it cannot go on.
     Because(Reason),
 }

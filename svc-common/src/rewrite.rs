@@ -1,12 +1,13 @@
 //! [`Rewrite`] → bytes: new addresses and ports, with every checksum that covers them kept right.
 
 use crate::checksum::Delta;
+use crate::crc32c;
 use crate::family::{Addr, Family, Port};
 use crate::packet::Packet;
 use crate::parse::Segment;
 use crate::reason::Reason;
 use crate::table::{FlowKey, SCTP, TCP, UDP};
-use crate::wire::{self, icmp, tcp, udp};
+use crate::wire::{self, Part, icmp, sctp, tcp, udp};
 
 /// The addresses and ports that a packet of a flow shall have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,7 +80,9 @@ fn apply_transport<F: Family>(
     segment: &Segment<F>,
     to: &Rewrite<F>,
 ) -> Option<()> {
-    if segment.has_ports() {
+    if segment.has_ports() && segment.key.proto == SCTP as u16 {
+        fix_sctp(&edit.packet(), l3, segment, to)?;
+    } else if segment.has_ports() {
         fix_transport(edit, segment, to)?;
     }
     write_tuple(&edit.packet(), l3, segment, to)
@@ -96,11 +99,34 @@ fn fix_transport<F: Family>(
     let field = match proto {
         TCP => tcp::CHECKSUM,
         UDP => udp::CHECKSUM,
-        // SCTP's checksum covers no pseudo-header.
         _ => return Some(()),
     };
     let (addresses, ports) = (to.addresses_since(from), to.ports_since(from));
     edit.fix_transport(segment.l4() + field, addresses, ports, proto)
+}
+
+/// SCTP's checksum covers the ports and no pseudo-header. That of a first fragment depends on the length of the whole,
+/// which is not known here: None.
+#[inline(never)]
+fn fix_sctp<F: Family>(
+    packet: &Packet,
+    l3: usize,
+    segment: &Segment<F>,
+    to: &Rewrite<F>,
+) -> Option<()> {
+    let from = &segment.key;
+    let (old, new) = ([from.sport.0, from.dport.0], [to.sport.0, to.dport.0]);
+    if old[0] == new[0] && old[1] == new[1] {
+        return Some(());
+    }
+    if segment.part != Part::Whole {
+        return None;
+    }
+    let headers = (segment.l4() - l3) as u16;
+    let length = F::total_len(packet, l3)?.wrapping_sub(headers);
+    let field = packet.get(segment.l4() + sctp::CHECKSUM)?;
+    let field = crc32c::update(field, old, new, length);
+    packet.set(segment.l4() + sctp::CHECKSUM, field)
 }
 
 #[inline(never)]
@@ -111,8 +137,7 @@ fn write_tuple<F: Family>(
     to: &Rewrite<F>,
 ) -> Option<()> {
     let from = &segment.key;
-    // An SCTP packet with other ports would need another CRC32c over all of it.
-    if segment.has_ports() && from.proto != SCTP as u16 {
+    if segment.has_ports() {
         packet.set(segment.l4(), [to.sport.0, to.dport.0])?;
     }
     packet.set(l3 + F::SRC, to.src)?;
@@ -187,7 +212,8 @@ fn rewrite_outer<F: Family>(
     packet.set(segment.l4() + icmp::CHECKSUM, covered.apply(field))
 }
 
-/// Corrects the quoted transport checksum where the quote is long enough to hold it; returns `covered` with that
+/// Corrects the quoted transport checksum where the quote is long enough to hold it (not SCTP's: nobody looks at it, for
+/// most quotes end before what it covers); returns `covered` with that
 /// change added.
 #[inline(always)]
 fn fix_quoted_transport(

@@ -71,7 +71,7 @@ pub fn ingress<F: Family>(
         return Err(Aside::NotOurs);
     }
     if let Err(aside) = parse::segment(packet, l3, tables, &mut work.segment) {
-        // The node's own unreadable packets are for its stack to judge.
+        // The node's own unreadable packets, and pings, are for its stack to judge.
         return Err(if address & address_flags::NODE != 0 {
             Aside::NotOurs
         } else {
@@ -103,7 +103,13 @@ pub fn egress<F: Family>(
     work: &mut Work<F>,
 ) -> Result<(), Aside> {
     // Nothing here is ours by its address alone, so what cannot be read passes.
-    parse::segment(packet, l3, tables, &mut work.segment).map_err(|_| Aside::NotOurs)?;
+    if let Err(aside) = parse::segment(packet, l3, tables, &mut work.segment) {
+        return Err(if local && aside == Aside::Echo {
+            aside
+        } else {
+            Aside::NotOurs
+        });
+    }
     match flow::follow(&work.segment, tables, &mut work.decision) {
         Known::Yes if work.decision.reply || local => return Ok(()),
         Known::Gone if local => return Err(Reason::BackendGone.into()),

@@ -33,6 +33,10 @@ pub mod udp {
     pub const LEN: usize = 8;
 }
 
+pub mod sctp {
+    pub const CHECKSUM: usize = 8;
+}
+
 pub mod icmp {
     pub const TYPE: usize = 0;
     pub const CHECKSUM: usize = 2;
@@ -97,12 +101,17 @@ pub trait IpHeader: Sized {
     /// The length field's worth: bytes from the start of the IP header to the end of the packet.
     fn total_len(packet: &Packet, l3: usize) -> Option<u16>;
     fn is_icmp_error(icmp_type: u8) -> bool;
+    /// ICMP types of a ping and its answer.
+    const ECHO_REQUEST: u8;
+    const ECHO_REPLY: u8;
     /// Type and code in network order. An MTU goes into the second word behind the checksum, in both families.
     fn unreachable(what: Unreachable) -> u16;
     /// Corrects the IP header's own checksum, where it has one.
     fn fix_header(packet: &Packet, l3: usize, delta: crate::checksum::Delta) -> Option<()>;
     /// Decrements TTL or hop limit; None when it would reach zero.
     fn decrement_ttl(packet: &Packet, l3: usize) -> Option<()>;
+    /// Overwrites TTL or hop limit.
+    fn set_ttl(packet: &Packet, l3: usize, ttl: u8) -> Option<()>;
     /// Writes a fresh header without options for `len` bytes of payload; its checksum is complete.
     fn write(
         packet: &Packet,
@@ -143,6 +152,8 @@ impl IpHeader for V4 {
     const TTL: usize = 8;
     const ETHERTYPE: u16 = ETH_P_IP;
     const ICMP: u8 = ICMP;
+    const ECHO_REQUEST: u8 = 8;
+    const ECHO_REPLY: u8 = 0;
     const ICMP_PSEUDO: bool = false;
 
     #[inline(always)]
@@ -206,14 +217,20 @@ impl IpHeader for V4 {
 
     #[inline(always)]
     fn decrement_ttl(packet: &Packet, l3: usize) -> Option<()> {
-        let [ttl, proto] = packet.get::<[u8; 2]>(l3 + Self::TTL)?;
+        let ttl: u8 = packet.get(l3 + Self::TTL)?;
         if ttl <= 1 {
             return None;
         }
-        packet.set(l3 + Self::TTL, ttl - 1)?;
+        Self::set_ttl(packet, l3, ttl - 1)
+    }
+
+    #[inline(always)]
+    fn set_ttl(packet: &Packet, l3: usize, ttl: u8) -> Option<()> {
+        let [old, proto] = packet.get::<[u8; 2]>(l3 + Self::TTL)?;
+        packet.set(l3 + Self::TTL, ttl)?;
         let (old, new) = (
+            u16::from_ne_bytes([old, proto]),
             u16::from_ne_bytes([ttl, proto]),
-            u16::from_ne_bytes([ttl - 1, proto]),
         );
         Self::fix_header(packet, l3, crate::checksum::Delta::default().word(old, new))
     }
@@ -263,6 +280,8 @@ impl IpHeader for V6 {
     const TTL: usize = 7;
     const ETHERTYPE: u16 = ETH_P_IPV6;
     const ICMP: u8 = ICMPV6;
+    const ECHO_REQUEST: u8 = 128;
+    const ECHO_REPLY: u8 = 129;
     const ICMP_PSEUDO: bool = true;
 
     #[inline(always)]
@@ -332,6 +351,11 @@ impl IpHeader for V6 {
             return None;
         }
         packet.set(l3 + Self::TTL, hops - 1)
+    }
+
+    #[inline(always)]
+    fn set_ttl(packet: &Packet, l3: usize, ttl: u8) -> Option<()> {
+        packet.set(l3 + Self::TTL, ttl)
     }
 
     #[inline(always)]

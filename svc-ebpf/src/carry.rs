@@ -4,6 +4,7 @@ use core::marker::PhantomData;
 
 use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::programs::XdpContext;
+use svc_common::echo;
 use svc_common::family::Family;
 use svc_common::parse::{Segment, remember_fragment};
 use svc_common::reason::{Aside, Reason};
@@ -34,21 +35,28 @@ enum Way {
 pub fn ingress<F: Mapped>(skb: &Skb, scope: Scope) -> i32 {
     let mut work = Work::EMPTY;
     let result = steer::ingress(scope, &skb.packet(), ETH_LEN, &World(skb), &mut work);
-    carry::<F>(skb, Way::In, &work, result)
+    carry::<F>(skb, Way::In, scope, &work, result)
 }
 
 #[inline(never)]
 pub fn egress<F: Mapped>(skb: &Skb, local: bool) -> i32 {
     let mut work = Work::EMPTY;
     let result = steer::egress(local, &skb.packet(), ETH_LEN, &World(skb), &mut work);
-    carry::<F>(skb, Way::Out, &work, result)
+    carry::<F>(skb, Way::Out, Scope::Internal, &work, result)
 }
 
 #[inline(always)]
-fn carry<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>, result: Result<(), Aside>) -> i32 {
+fn carry<F: Mapped>(
+    skb: &Skb,
+    way: Way,
+    scope: Scope,
+    work: &Work<F>,
+    result: Result<(), Aside>,
+) -> i32 {
     match result {
         Ok(()) => send(skb, way, work),
         Err(Aside::NotOurs) => NEXT,
+        Err(Aside::Echo) => echo(skb, way, scope, &work.segment),
         Err(Aside::Because(reason)) if reason.refuses() => {
             count(reason);
             refuse(skb, way, &work.segment)
@@ -164,6 +172,16 @@ fn report<F: Family>(
         .resize(ETH_LEN + F::LEN + IcmpError::len::<F>())
         .and_then(|()| IcmpError::write(&skb.packet(), ETH_LEN, &segment.key, what, mtu));
     answer(skb, way, written)
+}
+
+/// Turns a ping into its answer, where it gets one.
+#[inline(never)]
+fn echo<F: Mapped>(skb: &Skb, way: Way, scope: Scope, segment: &Segment<F>) -> i32 {
+    match echo::answer(scope, &skb.packet(), ETH_LEN, segment, &World(skb)) {
+        Ok(()) => answer(skb, way, Some(())),
+        Err(Aside::NotOurs | Aside::Echo) => NEXT,
+        Err(Aside::Because(reason)) => shoot(reason),
+    }
 }
 
 /// Sends what was written back to where the packet came from.

@@ -189,11 +189,16 @@ impl Skb {
     }
 
     /// The length that the IP packet has on the wire. One that a device is to cut into segments (`headers`: what
-    /// precedes the data in each) is as long as such a segment.
+    /// precedes the data in each) is as long as such a segment. 0: for the kernel to find out.
     #[inline(always)]
     pub fn wire_len(&self, headers: usize) -> u16 {
+        const GSO_BY_FRAGS: u32 = 0xffff;
         // SAFETY: as in `ifindex`.
         let segment = unsafe { (*self.skb).gso_size };
+        // Several SCTP packets in one, each as long as their sender found right: the kernel knows.
+        if segment == GSO_BY_FRAGS {
+            return 0;
+        }
         let len = if segment == 0 {
             self.len() as usize
         } else {

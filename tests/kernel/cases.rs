@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use svc_common::family::{V4, V6};
-use svc_common::table::BOUNCE;
+use svc_common::table::{BOUNCE, SCTP};
 use svc_common::wire::ETH_LEN;
 
-use crate::frames::{Frame, echo, icmp_error, tcp, udp};
+use crate::frames::{Frame, echo, icmp_error, sctp, tcp, udp};
 use crate::host::Program::{
     self, NodeEgress, NodeEgressForwarded, NodeIngress, NodeXdp, PodEgress, PodIngress,
 };
@@ -50,12 +50,13 @@ fn ends<F: Keyed>(frame: &[u8]) -> (IpAddr, IpAddr) {
 
 type Make = fn(IpAddr, IpAddr) -> Frame;
 
-fn both_protocols<F: Keyed>(test: fn(&mut Pair<F>, Make)) {
+fn every_protocol<F: Keyed>(test: fn(&mut Pair<F>, Make)) {
     within(|network| {
         for make in [
             |src, dst| tcp(src, dst).syn(),
             |src, dst| udp(src, dst).payload(b"hello"),
-        ] as [Make; 2]
+            |src, dst| sctp(src, dst).payload(&[1, 0, 0, 20]),
+        ] as [Make; 3]
         {
             let mut pair = Pair::<F>::new(network);
             test(&mut pair, make);
@@ -66,8 +67,8 @@ fn both_protocols<F: Keyed>(test: fn(&mut Pair<F>, Make)) {
 
 macro_rules! both_families {
     ($($name:ident),* $(,)?) => {
-        mod v4 { $(#[test] fn $name() { super::both_protocols::<super::V4>(super::$name); })* }
-        mod v6 { $(#[test] fn $name() { super::both_protocols::<super::V6>(super::$name); })* }
+        mod v4 { $(#[test] fn $name() { super::every_protocol::<super::V4>(super::$name); })* }
+        mod v6 { $(#[test] fn $name() { super::every_protocol::<super::V6>(super::$name); })* }
     };
 }
 
@@ -81,6 +82,7 @@ both_families!(
     errors_are_translated,
     fragments_follow_their_first,
     what_is_not_ours_passes,
+    pings_of_virtual_addresses_are_answered,
     hostile_frames_are_judged_alike,
 );
 
@@ -251,11 +253,19 @@ fn fragments_follow_their_first<F: Keyed>(pair: &mut Pair<F>, make: Make) {
         let whole = make(at::<F>(client.0, client.1), at::<F>(vip.0, vip.1)).payload(&[5; 64]);
         let later = |id| whole.clone().fragment(id, 9, false);
         pair.expect(program, &later(1), SHOT);
+        if whole.proto() == SCTP {
+            // The checksum of all of it cannot be known from a part.
+            pair.expect(program, &whole.fragment(1, 0, true), SHOT);
+            continue;
+        }
         let first = pair.expect(program, &whole.clone().fragment(1, 0, true), action);
         let second = pair.expect(program, &later(1), action);
         assert_eq!(ends::<F>(&first), ends::<F>(&second));
         pair.expect(program, &later(2), SHOT);
         pair.expect(NodeXdp, &later(1), XDP_PASS);
+    }
+    if make(at::<F>(9, 2), at::<F>(50, 1)).proto() == SCTP {
+        return;
     }
     let first = make(at::<F>(9, 2), at::<F>(50, 1))
         .payload(&[5; 64])
@@ -273,10 +283,48 @@ fn what_is_not_ours_passes<F: Keyed>(pair: &mut Pair<F>, make: Make) {
         for program in Program::ALL {
             let action = if program == NodeXdp { XDP_PASS } else { NEXT };
             assert_eq!(pair.expect(program, &other, action), other.build());
-            assert_eq!(
-                pair.expect(program, &echo(at::<F>(1, 1), dst), action),
-                echo(at::<F>(1, 1), dst).build()
-            );
+            // Of these, only the LoadBalancer address is nobody's: its pings are answered.
+            if dst != at::<F>(50, 1) {
+                assert_eq!(
+                    pair.expect(program, &echo(at::<F>(1, 1), dst), action),
+                    echo(at::<F>(1, 1), dst).build()
+                );
+            }
+        }
+    }
+}
+
+fn pings_of_virtual_addresses_are_answered<F: Keyed>(pair: &mut Pair<F>, _: Make) {
+    let (pod, node, outside) = (at::<F>(1, 1), at::<F>(0, 1), at::<F>(9, 1));
+    for (client, vip, program, action) in [
+        (pod, at::<F>(96, 1), PodIngress, REDIRECT),
+        (pod, at::<F>(50, 4), PodIngress, REDIRECT),
+        (node, at::<F>(96, 4), NodeEgress, REDIRECT),
+        (node, at::<F>(50, 1), NodeEgress, REDIRECT),
+        (outside, at::<F>(50, 1), NodeIngress, REDIRECT),
+        (outside, at::<F>(50, 1), NodeXdp, XDP_PASS),
+        (outside, at::<F>(96, 1), NodeIngress, SHOT),
+        (outside, at::<F>(0, 1), NodeIngress, NEXT),
+        (pod, at::<F>(96, 1), NodeEgressForwarded, NEXT),
+        (pod, at::<F>(96, 1), PodEgress, NEXT),
+    ] {
+        let ping = echo(client, vip);
+        let seen = pair.expect(program, &ping.clone().ttl(7), action);
+        if action == REDIRECT {
+            let reply = if F::VERSION == 4 { 0 } else { 129 };
+            let (to, from) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+            let answer = ping.clone().reversed().kind([reply, 0]).macs(from, to);
+            assert_eq!(seen, answer.build());
+        }
+        // Parts of a ping, and one with options, pass: they are too odd to be answered.
+        let part = ping.clone().fragment(1, 0, true);
+        pair.expect(
+            program,
+            &part,
+            if program == NodeXdp { XDP_PASS } else { NEXT },
+        );
+        if F::VERSION == 4 && action == REDIRECT {
+            pair.expect(program, &ping.options(1), NEXT);
         }
     }
 }

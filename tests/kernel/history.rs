@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use svc_common::family::{V4, V6};
-use svc_common::table::{FlowKey, TCP};
+use svc_common::table::{FlowKey, SCTP, TCP};
 use svc_common::wire::ETH_LEN;
 
 use crate::cases::hostile;
-use crate::frames::{ACK, FIN, Frame, RST, SYN, icmp_error, tcp, udp};
+use crate::frames::{ACK, FIN, Frame, RST, SYN, echo, icmp_error, sctp, tcp, udp};
 use crate::host::Program;
 use crate::kernel::Keyed;
 use crate::network::within;
@@ -65,9 +65,10 @@ fn request<F: Keyed>(random: &mut Random) -> Frame {
 }
 
 fn transport<F: Keyed>(random: &mut Random, src: std::net::IpAddr, dst: std::net::IpAddr) -> Frame {
-    match random.below(3) {
+    match random.below(4) {
         0 => udp(src, dst),
-        1 => tcp(src, dst).syn(),
+        1 => sctp(src, dst),
+        2 => tcp(src, dst).syn(),
         _ => tcp(src, dst).flags(random.pick(&[
             ACK,
             ACK | 8,
@@ -96,6 +97,8 @@ fn of_flow<F: Keyed>(key: &FlowKey<F>, random: &mut Random) -> Frame {
     let (src, dst) = (F::addr_to_std(key.src), F::addr_to_std(key.dst));
     let frame = if key.proto == u16::from(TCP) {
         tcp(src, dst).flags(random.pick(&[ACK, ACK, ACK, SYN, FIN | ACK, RST, SYN | ACK]))
+    } else if key.proto == u16::from(SCTP) {
+        sctp(src, dst)
     } else {
         udp(src, dst)
     };
@@ -131,6 +134,10 @@ fn step<F: Keyed>(pair: &mut Pair<F>, random: &mut Random, seen: &mut Seen) {
             icmp_error(author, quoted.src, &quoted)
                 .quoting(random.pick(&[8, 20, 500]))
                 .build()
+        }
+        (0, None) => {
+            let request = request::<F>(random);
+            echo(request.src, request.dst).build()
         }
         (12, _) => {
             let all = hostile::<F>(&request::<F>(random).payload(&[1; 9]));

@@ -1,6 +1,7 @@
 //! What svc-ebpf's shell does around the packet line, done on the host. Route lookups are answered from what
 //! [`crate::network`] has set up.
 
+use svc_common::echo;
 use svc_common::family::Family;
 use svc_common::memory::Memory;
 use svc_common::packet::Packet;
@@ -139,6 +140,22 @@ pub(crate) fn run<F: Family>(
     match steered {
         Ok(()) => send(program, network, tables, &work, &mut verdict),
         Err(Aside::NotOurs) => (),
+        Err(Aside::Echo) => {
+            let scope = if program == Program::NodeIngress {
+                Scope::External
+            } else {
+                Scope::Internal
+            };
+            let packet = Packet::of(&mut verdict.frame);
+            match echo::answer(scope, &packet, ETH_LEN, &work.segment, tables) {
+                Ok(()) => verdict.action = REDIRECT,
+                Err(Aside::NotOurs | Aside::Echo) => (),
+                Err(Aside::Because(reason)) => {
+                    verdict.reason = Some(reason);
+                    verdict.action = SHOT;
+                }
+            }
+        }
         Err(Aside::Because(reason)) => {
             verdict.reason = Some(reason);
             verdict.action = SHOT;

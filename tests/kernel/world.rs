@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use svc_common::family::{Family, Port};
 use svc_common::memory::Memory;
 use svc_common::table::{
-    Backend, Frontend, FrontendKey, NodeConfig, Scope, TCP, UDP, address_flags, backend_flags,
-    frontend_flags,
+    Backend, Frontend, FrontendKey, NodeConfig, SCTP, Scope, TCP, UDP, address_flags,
+    backend_flags, frontend_flags,
 };
 
 /// Host `host` of network `net`: 10.net.0.host or fd00:net::host. What the networks are: [`crate::network`];
@@ -98,7 +98,7 @@ fn serve<F: Family>(tables: &mut Memory<F>, vip: (u8, u8), port: u16, endpoints:
         );
     }
     let count = endpoints.len() as u32;
-    for proto in [TCP, UDP] {
+    for proto in [TCP, UDP, SCTP] {
         for scope in [Scope::Internal, Scope::External] {
             let flags = match (scope, vip) {
                 (Scope::External, (96, _)) => continue,

@@ -61,10 +61,14 @@ fn a_frame_cut_anywhere_is_never_read_past_its_end<F: Family>() {
 }
 
 fn other_icmp_is_nobodys<F: Family>() {
-    assert_eq!(
-        parse::<F>(&echo(pod::<F>(1), cluster_ip::<F>(1)).build()),
-        Err(Aside::NotOurs)
-    );
+    let ping = echo(pod::<F>(1), cluster_ip::<F>(1));
+    let other = ping
+        .clone()
+        .kind([if F::VERSION == 4 { 13 } else { 135 }, 0]);
+    assert_eq!(parse::<F>(&other.build()), Err(Aside::NotOurs));
+    let part = ping.clone().fragment(1, 0, true);
+    assert_eq!(parse::<F>(&part.build()), Err(Aside::NotOurs));
+    assert_eq!(parse::<F>(&ping.build()), Err(Aside::Echo));
 }
 
 /// The quoted header says that its transport header is further on than the packet goes.

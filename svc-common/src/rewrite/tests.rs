@@ -7,13 +7,14 @@ use crate::family::{Family, Port, V4, V6};
 use crate::memory::Memory;
 use crate::packet::Packet;
 use crate::parse::{Segment, segment};
-use crate::testing::frames::{Frame, icmp_error, tcp, udp};
+use crate::testing::frames::{Frame, icmp_error, sctp, tcp, udp};
 use crate::testing::{addr, both_families, outside, pod, read, read_quoted, remote_pod};
 use crate::wire::ETH_LEN;
 
 both_families!(
     an_error_of_a_router_keeps_the_routers_address,
     a_later_fragment_changes_addresses_only,
+    the_first_part_of_an_sctp_packet_keeps_its_ports,
     a_packet_that_ends_before_its_checksum_is_left_alone,
 );
 
@@ -57,7 +58,7 @@ fn some_frame<F: Family>() -> impl Strategy<Value = Frame> {
     let ends = (ip::<F>(), ip::<F>(), any::<u16>(), any::<u16>());
     (
         ends,
-        0u8..5,
+        0u8..7,
         prop::collection::vec(any::<u8>(), 0..64),
         0..options,
         any::<(u32, u32)>(),
@@ -69,6 +70,8 @@ fn some_frame<F: Family>() -> impl Strategy<Value = Frame> {
                     1 => tcp(src, dst).numbers(seq, ack),
                     2 => udp(src, dst),
                     3 => udp(src, dst).without_checksum(),
+                    4 => sctp(src, dst),
+                    5 => sctp(src, dst).without_checksum(),
                     _ => udp(src, dst).fragment(seq as u16, 0, true),
                 };
                 // A fragment's checksum covers what is not in it: only whole packets are held against one computed anew.
@@ -87,8 +90,11 @@ fn rewriting_equals_building<F: Family>(from: &Frame, ends: ([IpAddr; 2], [u16; 
     let result = rewritten::<F>(&from.build(), &rewrite(&to));
     let built = to.build();
     assert!(same(&result, &built), "\n{result:02x?}\n{built:02x?}");
-    let seen = read(&result);
-    assert_eq!((seen.src.0, seen.dst.0), (src, dst));
+    // etherparse does not know SCTP.
+    if from.proto() != 132 {
+        let seen = read(&result);
+        assert_eq!((seen.src.0, seen.dst.0), (src, dst));
+    }
     if from.build()[ETH_LEN + 9] == 17 && F::VERSION == 4 {
         let l4 = ETH_LEN + (result[ETH_LEN] & 0xf) as usize * 4;
         let absent = |frame: &[u8]| frame[l4 + 6..l4 + 8] == [0, 0];
@@ -115,6 +121,8 @@ fn rewriting_an_error_equals_building_it<F: Family>(
     } else {
         quote
     };
+    // SCTP's quoted checksum stays as it is.
+    let quote = if sent.proto() == 132 { 8 } else { quote };
     // The flow's packet as the error's author saw it, and as its sender sent it.
     let original = sent.clone().from(src, sport).to(dst, dport);
     let error = |quoted: &Frame| {
@@ -157,6 +165,30 @@ macro_rules! for_family {
             }
         }
     };
+}
+
+fn the_first_part_of_an_sctp_packet_keeps_its_ports<F: Family>() {
+    let first = sctp(pod::<F>(1), pod::<F>(2))
+        .payload(&[7; 32])
+        .fragment(9, 0, true);
+    let same_ports = first.clone().from(pod::<F>(3), 40_000);
+    assert_eq!(
+        rewritten::<F>(&first.build(), &rewrite(&same_ports)),
+        same_ports.build()
+    );
+    let mut frame = first.build();
+    let packet = Packet::of(&mut frame);
+    let mut from = Segment::<F>::EMPTY;
+    segment(&packet, ETH_LEN, &Memory::default(), &mut from).unwrap();
+    assert_eq!(
+        apply(
+            &mut Bytes(packet),
+            ETH_LEN,
+            &from,
+            &rewrite(&same_ports.port(81))
+        ),
+        Err(crate::reason::Reason::RewriteFailed)
+    );
 }
 
 for_family!(

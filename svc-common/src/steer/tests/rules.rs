@@ -6,7 +6,7 @@ use crate::reason::Reason;
 use crate::steer::Route;
 use crate::table::{Scope, TCP, frontend_flags, node_flags};
 use crate::testing::Hook::{FromOutside, FromPod, ToOutside, ToPod};
-use crate::testing::frames::{echo, icmp_error, tcp, udp};
+use crate::testing::frames::{icmp_error, tcp, udp};
 use crate::testing::{
     SNAT_MAX, SNAT_MIN, both_families, cluster_ip, external_ip, meet, node, outside, pod,
     read_quoted, remote_pod, serve,
@@ -29,7 +29,6 @@ both_families!(
     an_error_about_a_translated_flow_reaches_its_sender,
     fragments_follow_their_first_and_no_other,
     what_the_node_cannot_read_for_itself_is_the_stacks,
-    echo_is_not_ours,
 );
 
 fn an_undefined_port_of_a_cluster_ip_is_refused_inside<F: Family>() {
@@ -454,15 +453,4 @@ fn what_the_node_cannot_read_for_itself_is_the_stacks<F: Family>() {
     let mut cut = tcp(pod::<F>(1), cluster_ip::<F>(1)).build();
     cut.truncate(14 + F::LEN + 2);
     assert_eq!(meet(FromPod, &cut, &tables).because(), Reason::Truncated);
-}
-
-fn echo_is_not_ours<F: Family>() {
-    assert!(
-        meet(
-            FromPod,
-            &echo(pod::<F>(1), cluster_ip::<F>(1)).build(),
-            &world::<F>()
-        )
-        .is_not_ours()
-    );
 }
