@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 mod objects;
+mod prepare;
 mod server;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,7 +14,8 @@ use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::ListParams;
-use objects::{CLUSTER_IPS, NODE_PORTS, create_service, delete_service, prepare, set_endpoints};
+use objects::{CLUSTER_IPS, NODE_PORTS, create_service, delete_service, set_endpoints};
+use prepare::prepare;
 use server::ApiServer;
 use xtask::agents::{Agent, eventually, start_agents};
 use xtask::topology::{NODES, Options, PODS, Topology};

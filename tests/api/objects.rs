@@ -3,68 +3,21 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::{Node, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
-use xtask::topology::{NODES, Topology};
+use serde_json::json;
+use xtask::topology::Topology;
 
 use crate::server::ApiServer;
 
-const RBAC: &str = include_str!("../../deploy/rbac.yaml");
 pub const CLUSTER_IPS: [&str; 2] = ["10.96.0.50", "fd00:96::50"];
 pub const NODE_PORTS: [u16; 2] = [30080, 30053];
 
-/// The nodes, and the agent's rights as deploy/rbac.yaml gives them.
-pub fn prepare(server: &ApiServer, topology: &Topology) -> Result<()> {
-    let nodes = NODES.map(|name| {
-        let addresses = topology.place(name).addresses();
-        let addresses = addresses.map(|address| json!({"type": "InternalIP", "address": address}));
-        json!({"metadata": {"name": name}, "status": {"addresses": addresses}})
-    });
-    server.admin(|client| async move {
-        for node in nodes {
-            let api: Api<Node> = Api::all(client.clone());
-            let node: Node = serde_json::from_value(node)?;
-            api.create(&PostParams::default(), &node).await?;
-        }
-        for document in RBAC.split("\n---\n") {
-            let value: Value = serde_saphyr::from_str(document)?;
-            match value["kind"]
-                .as_str()
-                .context("deploy/rbac.yaml has an object without kind")?
-            {
-                "ServiceAccount" => {
-                    let api: Api<ServiceAccount> = Api::namespaced(client.clone(), "kube-system");
-                    api.create(&PostParams::default(), &parsed(value)?).await?;
-                }
-                "ClusterRole" => {
-                    let api: Api<ClusterRole> = Api::all(client.clone());
-                    api.create(&PostParams::default(), &parsed(value)?).await?;
-                }
-                "ClusterRoleBinding" => {
-                    let api: Api<ClusterRoleBinding> = Api::all(client.clone());
-                    api.create(&PostParams::default(), &parsed(value)?).await?;
-                }
-                kind => {
-                    anyhow::bail!("deploy/rbac.yaml has a {kind}, which this test does not know")
-                }
-            }
-        }
-        Ok(())
-    })
-}
-
-fn parsed<T: DeserializeOwned>(value: Value) -> Result<T> {
-    Ok(serde_json::from_value(value)?)
-}
-
 /// A dual-stack NodePort Service `web`: TCP 80 → 8080 and UDP 53 → 5353.
 pub fn create_service(server: &ApiServer) -> Result<()> {
-    let service = parsed::<Service>(json!({
+    let service = serde_json::from_value::<Service>(json!({
         "metadata": {"name": "web"},
         "spec": {
             "type": "NodePort",

@@ -14,11 +14,11 @@ use kube::api::PostParams;
 use kube::config::AuthInfo;
 use kube::{Api, Client, Config};
 use xtask::agents::eventually;
-use xtask::programs::assets;
+use xtask::programs::asset;
 use xtask::topology::{Topology, in_namespace};
 use xtask::traffic::Running;
 
-const ADMIN: &str = "the-admin-of-this-test";
+pub const ADMIN: &str = "the-admin-of-this-test";
 const PORT: u16 = 6443;
 
 pub struct ApiServer<'a> {
@@ -40,7 +40,7 @@ impl<'a> ApiServer<'a> {
         let [private, public] = signing_keys()?;
         fs::write(dir.join("sa.key"), private)?;
         fs::write(dir.join("sa.pub"), public)?;
-        let mut etcd = topology.command("lan", assets()?.join("etcd"))?;
+        let mut etcd = topology.command("lan", asset("etcd")?)?;
         etcd.arg("--unsafe-no-fsync")
             .arg("--data-dir")
             .arg(dir.join("etcd"));
@@ -61,9 +61,7 @@ impl<'a> ApiServer<'a> {
     pub fn start_at(&mut self, address: Ipv4Addr) -> Result<()> {
         self.kill();
         self.address = address;
-        let mut command = self
-            .topology
-            .command("lan", assets()?.join("kube-apiserver"))?;
+        let mut command = self.topology.command("lan", asset("kube-apiserver")?)?;
         let flag = |name: &str, path: &Path| format!("--{name}={}", path.display());
         command.args([
             "--etcd-servers=http://127.0.0.1:2379",
@@ -147,20 +145,30 @@ impl<'a> ApiServer<'a> {
         Ok(answer.status.context("no token was issued")?.token)
     }
 
-    /// A kubeconfig with that token, and with the server's certificate checked.
+    /// A kubeconfig with that token.
     pub fn agent_kubeconfig(&self) -> Result<PathBuf> {
+        self.kubeconfig("svc-agent", &self.url(), &self.agent_token()?)
+    }
+
+    /// Where the API server is, for whoever asks it directly.
+    pub fn url(&self) -> String {
+        format!("https://{}:{PORT}", self.topology.place("lan").v4)
+    }
+
+    /// A kubeconfig with a token, and with the server's certificate checked.
+    pub fn kubeconfig(&self, name: &str, url: &str, token: &str) -> Result<PathBuf> {
         let config = serde_json::json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "test", "cluster": {
-                "server": format!("https://{}:{PORT}", self.topology.place("lan").v4),
+                "server": url,
                 "certificate-authority": self.dir.join("apiserver.crt"),
             }}],
-            "users": [{"name": "svc-agent", "user": {"token": self.agent_token()?}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "svc-agent"}}],
+            "users": [{"name": name, "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": name}}],
             "current-context": "test",
         });
-        let path = self.dir.join("agent.kubeconfig");
+        let path = self.dir.join(format!("{name}.kubeconfig"));
         fs::write(&path, config.to_string())?;
         Ok(path)
     }
@@ -170,7 +178,7 @@ pub fn get(path: &str) -> Result<http::Request<Vec<u8>>> {
     Ok(http::Request::get(path).body(Vec::new())?)
 }
 
-fn spawn(mut command: std::process::Command, log: &Path) -> Result<Running> {
+pub fn spawn(mut command: std::process::Command, log: &Path) -> Result<Running> {
     let log = File::options().create(true).append(true).open(log)?;
     command
         .stdin(Stdio::null())
@@ -182,7 +190,7 @@ fn spawn(mut command: std::process::Command, log: &Path) -> Result<Running> {
     Ok(Running(child))
 }
 
-fn tail(log: &Path) -> String {
+pub fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<_> = text.lines().rev().take(15).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")

@@ -1,76 +1,104 @@
-//! What the api layer runs against: a kube-apiserver and an etcd. `KUBEBUILDER_ASSETS` names a folder of them (the
-//! convention of envtest); otherwise they are built from the Go module in tests/assets, once, into target/assets.
+//! What the api layer runs against: Kubernetes' own programs, etcd and CoreDNS. `KUBEBUILDER_ASSETS` names a folder that
+//! some of them may lie in (the convention of envtest); the others are built from the Go modules in tests/assets, once,
+//! into target/assets.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use xtask::ebpf::find_program;
 
 use crate::setup::{apt_install, run, step};
 
-const PROGRAMS: [(&str, &str); 2] = [
-    ("etcd", "go.etcd.io/etcd/server/v3"),
-    ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
-];
-
-/// The folder with both programs; makes it when it is not there. The first time takes some minutes.
-pub fn assets(target: &Path) -> Result<PathBuf> {
-    if let Some(dir) = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) {
-        for (program, _) in PROGRAMS {
-            ensure!(
-                dir.join(program).is_file(),
-                "KUBEBUILDER_ASSETS is {}, but there is no {program}",
-                dir.display()
-            );
-        }
-        return Ok(dir);
-    }
-    let module = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .with_file_name("tests")
-        .join("assets");
-    let manifest = module.join("go.mod");
-    let text = fs::read_to_string(&manifest)
-        .with_context(|| format!("cannot read {}", manifest.display()))?;
-    let version = requirement(&text, "k8s.io/kubernetes")?;
-    let flags = format!("-s -w -X k8s.io/component-base/version.gitVersion={version}");
-    let wanted = format!("{flags}\n{text}");
-    let dir = target.join("assets");
-    let stamp = dir.join("built-from");
-    let built = PROGRAMS
-        .iter()
-        .all(|(program, _)| dir.join(program).is_file());
-    if built && fs::read_to_string(&stamp).is_ok_and(|text| text == wanted) {
-        return Ok(dir);
-    }
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let go = go()?;
-    step("building etcd and kube-apiserver from tests/assets (three minutes or so, once)");
-    for (program, package) in PROGRAMS {
-        // Niced: it runs beside cargo's build and the faster layers.
-        run(Command::new("nice")
-            .arg("-n10")
-            .arg(&go)
-            .args(["build", "-trimpath", "-ldflags", &flags, "-o"])
-            .arg(dir.join(program))
-            .arg(package)
-            .current_dir(&module)
-            .env("CGO_ENABLED", "0"))?;
-    }
-    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
-    Ok(dir)
+/// A Go module below tests/ and what is built from it: programs and their packages.
+struct Module {
+    folder: &'static str,
+    programs: &'static [(&'static str, &'static str)],
 }
 
-fn requirement(manifest: &str, module: &str) -> Result<String> {
-    let version = manifest.lines().find_map(|line| {
+const MODULES: [Module; 2] = [
+    Module {
+        folder: "assets",
+        programs: &[
+            ("etcd", "go.etcd.io/etcd/server/v3"),
+            ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+            (
+                "kube-controller-manager",
+                "k8s.io/kubernetes/cmd/kube-controller-manager",
+            ),
+            ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
+        ],
+    },
+    Module {
+        folder: "assets/coredns",
+        programs: &[("coredns", ".")],
+    },
+];
+
+/// Makes what is not there yet in target/assets. The first time takes some minutes.
+pub fn assets(target: &Path) -> Result<()> {
+    let dir = target.join("assets");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    for module in &MODULES {
+        module.build(&dir)?;
+    }
+    Ok(())
+}
+
+impl Module {
+    fn build(&self, dir: &Path) -> Result<()> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .with_file_name("tests")
+            .join(self.folder);
+        let manifest = folder.join("go.mod");
+        let text = fs::read_to_string(&manifest)
+            .with_context(|| format!("cannot read {}", manifest.display()))?;
+        let flags = match requirement(&text, "k8s.io/kubernetes") {
+            Some(version) => format!("-s -w -X k8s.io/component-base/version.gitVersion={version}"),
+            None => "-s -w".to_owned(),
+        };
+        let wanted = format!("{flags}\n{text}");
+        for (program, package) in self.programs {
+            let stamp = dir.join(format!("{program}.built-from"));
+            if given(program)
+                || (dir.join(program).is_file()
+                    && fs::read_to_string(&stamp).is_ok_and(|text| text == wanted))
+            {
+                continue;
+            }
+            step(&format!(
+                "building {program} from tests/{} (once)",
+                self.folder
+            ));
+            // Niced: it runs beside cargo's build and the faster layers.
+            run(Command::new("nice")
+                .arg("-n10")
+                .arg(go()?)
+                .args(["build", "-trimpath", "-ldflags", &flags, "-o"])
+                .arg(dir.join(program))
+                .arg(package)
+                .current_dir(&folder)
+                .env("CGO_ENABLED", "0"))?;
+            fs::write(&stamp, &wanted)
+                .with_context(|| format!("cannot write {}", stamp.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn given(program: &str) -> bool {
+    env::var_os("KUBEBUILDER_ASSETS").is_some_and(|dir| Path::new(&dir).join(program).is_file())
+}
+
+fn requirement(manifest: &str, module: &str) -> Option<String> {
+    manifest.lines().find_map(|line| {
         let mut words = line
             .trim()
             .trim_start_matches("require ")
             .split_whitespace();
         (words.next()? == module).then(|| words.next().map(str::to_owned))?
-    });
-    version.with_context(|| format!("tests/assets/go.mod requires no {module}"))
+    })
 }
 
 /// A go that reads this go.mod. From 1.21 on, go fetches the version it needs by itself; for an older one (Debian
@@ -124,8 +152,8 @@ mod tests {
         let manifest =
             "tool k8s.io/kubernetes/cmd/kube-apiserver\nrequire k8s.io/kubernetes v1.2.3\n";
         assert_eq!(
-            requirement(manifest, "k8s.io/kubernetes").unwrap(),
-            "v1.2.3"
+            requirement(manifest, "k8s.io/kubernetes").as_deref(),
+            Some("v1.2.3")
         );
     }
 }

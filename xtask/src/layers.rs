@@ -1,6 +1,6 @@
 //! `cargo xtask test`: builds everything once, runs the layers, least powerful first, and counts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -21,7 +21,7 @@ pub enum Layer {
     Kernel,
     /// Namespaces and real sockets.
     Net,
-    /// A real API server.
+    /// A real API server, and the real controllers, kube-proxy and CoreDNS with it.
     Api,
 }
 
@@ -46,6 +46,7 @@ impl Layer {
                 Self::Host => !layered,
                 // The network by itself, before Services come on top.
                 Self::Net => layered && ["net", "topology"].contains(&artifact.target.as_str()),
+                Self::Api => layered && ["api", "real"].contains(&artifact.target.as_str()),
                 _ => layered && artifact.target == self.name(),
             }
     }
@@ -112,15 +113,12 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
     let mut total = Counts::default();
     for layer in layers {
         let start = Instant::now();
-        let assets = match api.take_if(|_| layer == Layer::Api) {
-            Some(assets) => Some(
-                assets
-                    .join()
-                    .map_err(|_| anyhow!("building the API server panicked"))??,
-            ),
-            None => None,
-        };
-        let counts = run_layer(layer, &built, args.filter.as_deref(), assets.as_deref())?;
+        if let Some(assets) = api.take_if(|_| layer == Layer::Api) {
+            assets
+                .join()
+                .map_err(|_| anyhow!("building the API server panicked"))??;
+        }
+        let counts = run_layer(layer, &built, args.filter.as_deref())?;
         println!(
             "{:<7} {counts} in {:.1} s",
             layer.name(),
@@ -149,16 +147,11 @@ fn packages() -> [&'static str; 8] {
     ]
 }
 
-fn in_background(target: PathBuf) -> JoinHandle<Result<PathBuf>> {
+fn in_background(target: PathBuf) -> JoinHandle<Result<()>> {
     std::thread::spawn(move || assets(&target))
 }
 
-fn run_layer(
-    layer: Layer,
-    built: &[Artifact],
-    filter: Option<&str>,
-    assets: Option<&Path>,
-) -> Result<Counts> {
+fn run_layer(layer: Layer, built: &[Artifact], filter: Option<&str>) -> Result<Counts> {
     let mut counts = Counts::default();
     let binaries = built
         .iter()
@@ -175,9 +168,6 @@ fn run_layer(
         command
             .env("CARGO_MANIFEST_DIR", &artifact.package)
             .env("SVCPLANE_BIN", binaries);
-        if let Some(assets) = assets {
-            command.env("KUBEBUILDER_ASSETS", assets);
-        }
         counts += count(&artifact.target, &mut command)?;
     }
     if layer == Layer::Host {

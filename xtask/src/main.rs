@@ -42,6 +42,9 @@ enum Verb {
     /// Prints who answers (what clients of the demo and of the tests run).
     #[command(hide = true)]
     Probe(traffic::ProbeArgs),
+    /// Prints what a DNS server answers.
+    #[command(hide = true)]
+    Ask(traffic::AskArgs),
     /// Keeps one socket in use (what shows that established connections live on).
     #[command(hide = true)]
     Talk(traffic::TalkArgs),
@@ -68,6 +71,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => return layers::test(&args),
         Verb::Serve(args) => traffic::serve(&args)?,
         Verb::Probe(args) => traffic::probe(&args)?,
+        Verb::Ask(args) => traffic::ask(&args)?,
         Verb::Talk(args) => traffic::talk(&args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -21,16 +21,16 @@ pub fn workspace_binary(name: &str) -> Result<PathBuf> {
     bail!("{name} is not built: run `cargo xtask build`, or the tests through `cargo xtask test`")
 }
 
-/// The folder with kube-apiserver and etcd: `$KUBEBUILDER_ASSETS`, else where `cargo xtask test` builds them.
-pub fn assets() -> Result<PathBuf> {
-    if let Some(dir) = env::var_os("KUBEBUILDER_ASSETS") {
-        return Ok(PathBuf::from(dir));
-    }
+/// A program that tests run against, such as kube-apiserver: in `$KUBEBUILDER_ASSETS`, else where `cargo xtask test`
+/// builds it.
+pub fn asset(name: &str) -> Result<PathBuf> {
+    let given = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let exe = env::current_exe().context("cannot find this executable")?;
-    let dir = exe
-        .ancestors()
-        .nth(3)
-        .map(|target| target.join("assets"))
-        .filter(|dir| dir.is_dir());
-    dir.context("there is no API server yet: run `cargo xtask test --layer api` once, or set KUBEBUILDER_ASSETS")
+    let built = exe.ancestors().nth(3).map(|target| target.join("assets"));
+    let path = [given, built]
+        .into_iter()
+        .flatten()
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file());
+    path.with_context(|| format!("there is no {name} yet: run `cargo xtask test --layer api` once"))
 }

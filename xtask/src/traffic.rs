@@ -4,6 +4,7 @@
 //! A TCP server writes `NAME PEER\n` at once and then echoes until end of file. A UDP server answers each datagram with
 //! `NAME PEER\n` and the datagram.
 
+mod ask;
 mod probe;
 mod serve;
 mod talk;
@@ -21,6 +22,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use crate::programs::workspace_binary;
 use crate::topology::Topology;
 
+pub use ask::{AskArgs, ask};
 pub use probe::{ProbeArgs, probe};
 pub use serve::{ServeArgs, serve};
 pub use talk::{Conversation, TalkArgs, talk};

@@ -1,0 +1,72 @@
+//! The real programs of Kubernetes around svcplane: objects made through a real API server, their slices by the real
+//! controllers; the real kube-proxy side by side; the real CoreDNS behind its Service.
+
+#[path = "../api/prepare.rs"]
+mod prepare;
+#[path = "../api/server.rs"]
+mod server;
+
+mod cluster;
+mod dns;
+mod objects;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cluster::{Cluster, Scene};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+pub struct Scenario {
+    pub name: &'static str,
+    pub test: fn(&Scene<'_>) -> anyhow::Result<()>,
+}
+
+type Shared = Arc<Mutex<Option<Result<Cluster, String>>>>;
+
+fn in_cluster(shared: &Shared, scenario: &Scenario) -> Result<(), Failed> {
+    let mut cluster = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let cluster = cluster
+        .get_or_insert_with(|| Cluster::start().map_err(|e| format!("{e:#}")))
+        .as_ref()
+        .map_err(Clone::clone)?;
+    // A namespace's name is no longer than 63 characters.
+    let namespace: String = scenario.name.chars().take(60).collect();
+    let namespace = namespace.replace('_', "-");
+    let scene =
+        Scene::new(cluster, namespace.trim_end_matches('-')).map_err(|e| format!("{e:#}"))?;
+    let outcome = (scenario.test)(&scene);
+    let cleared = scene.clear();
+    Ok(outcome
+        .and(cleared)
+        .map_err(|e| format!("{e:#}\n{}", cluster.logs()))?)
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // They share a cluster, one after the other.
+    arguments.test_threads = Some(1);
+    let shared: Shared = Arc::default();
+    let mut trials = Vec::new();
+    for (module, scenarios) in [
+        ("endpoints", objects::endpoints::SCENARIOS),
+        ("frontends", objects::frontends::SCENARIOS),
+        ("types", objects::types::SCENARIOS),
+        ("dns", dns::SCENARIOS),
+    ] {
+        for scenario in scenarios {
+            let shared = shared.clone();
+            trials.push(Trial::test(
+                format!("{module}::{}", scenario.name),
+                move || in_cluster(&shared, scenario),
+            ));
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // `exit` would drop nothing.
+    let cluster = shared.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(Ok(cluster)) = cluster {
+        let name = cluster.topology.name.clone();
+        drop(cluster);
+        xtask::topology::remove(&name);
+    }
+    conclusion.exit();
+}
