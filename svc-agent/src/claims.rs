@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use svc_common::table::Scope;
+
 use crate::desired::{FrontendAddr, Port, Refusal, Service, ServiceName};
 
 /// Orders Services by age. Without a creation time (manifests) the name decides.
@@ -28,7 +30,7 @@ impl Claims {
             .ports
             .iter()
             .flat_map(|p| p.frontends.keys())
-            .copied()
+            .map(place)
             .collect();
         let created = created.map(str::to_owned);
         let (was_created, had) = self.claimed.remove(name).unwrap_or_default();
@@ -59,7 +61,10 @@ impl Claims {
 
     /// The Service that a frontend belongs to.
     pub fn owner(&self, addr: &FrontendAddr) -> Option<&ServiceName> {
-        self.claimants.get(addr)?.first().map(|(_, name)| name)
+        self.claimants
+            .get(&place(addr))?
+            .first()
+            .map(|(_, name)| name)
     }
 
     /// Leaves a Service the frontends that it owns; the others are refused by the name of their owner.
@@ -88,6 +93,14 @@ impl Claims {
                 self.claimants.remove(addr);
             }
         }
+    }
+}
+
+/// A place has one owner, from wherever it is asked: nobody answers outside for an address that is another's inside.
+fn place(addr: &FrontendAddr) -> FrontendAddr {
+    FrontendAddr {
+        scope: Scope::Internal,
+        ..*addr
     }
 }
 

@@ -1,8 +1,10 @@
 //! `Cluster` → `Desired`, one Service at a time: what its frontends are (`frontends`) and who answers them
 //! (`endpoints`). Pure. What makes no sense is refused by name and the rest is served.
 
+mod annotations;
 mod endpoints;
 mod frontends;
+mod ranges;
 #[cfg(test)]
 mod tests;
 
@@ -13,10 +15,11 @@ use std::net::IpAddr;
 
 use crate::cluster::{self, Cluster, ServicePort, ServiceType, TrafficPolicy};
 use crate::desired::{
-    self, FrontendAddr, FrontendKind, Protocol, Refusal, Run, ServiceName, ServicePortName,
+    self, Algorithm, FrontendAddr, FrontendKind, Protocol, Refusal, Run, ServiceName,
+    ServicePortName,
 };
 use endpoints::Choice;
-use frontends::Ask;
+use ranges::Restriction;
 
 /// What `compile` must know of the node it compiles for.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -27,6 +30,8 @@ pub struct Facts {
     pub zone: Option<String>,
     /// Addresses of this node that NodePorts are served on (C4); see [`node_port_addresses`].
     pub node_port_addresses: Vec<IpAddr>,
+    /// What the node is known by, in order of preference (C11).
+    pub node_addresses: Vec<IpAddr>,
     /// A ClusterIP is answered from outside too (C1).
     pub external_cluster_ip: bool,
 }
@@ -52,18 +57,18 @@ pub fn compile(
         return (desired::Service::default(), refused.refusals);
     }
     let mut taken = BTreeSet::new();
+    let compiler = Compiler {
+        cluster,
+        name,
+        service,
+        facts,
+        algorithm: annotations::algorithm(service, &mut refused),
+        restriction: Restriction::new(service, facts, &mut refused),
+    };
     let ports = service
         .ports
         .iter()
-        .map(|port| {
-            Compiler {
-                cluster,
-                name,
-                service,
-                facts,
-            }
-            .port(port, &mut taken, &mut refused)
-        })
+        .map(|port| compiler.port(port, &mut taken, &mut refused))
         .collect();
     (desired::Service { ports }, refused.refusals)
 }
@@ -73,6 +78,9 @@ struct Compiler<'a> {
     name: &'a ServiceName,
     service: &'a cluster::Service,
     facts: &'a Facts,
+    /// What the Service asks for.
+    algorithm: Option<Algorithm>,
+    restriction: Restriction,
 }
 
 impl Compiler<'_> {
@@ -91,7 +99,7 @@ impl Compiler<'_> {
             runs: Vec::new(),
             frontends: BTreeMap::new(),
             listed: BTreeMap::new(),
-            ranges: BTreeSet::new(),
+            ranges: self.restriction.ranges().clone(),
         };
         let addresses = frontends::addresses(self.service, port, self.facts, refused);
         for &cluster_ip in &self.service.cluster_ips {
@@ -149,7 +157,8 @@ impl Compiler<'_> {
                 ));
                 continue;
             }
-            let run = family.run(&mut compiled.runs, &ask);
+            let algorithm = self.algorithm.unwrap_or(ask.algorithm);
+            let run = family.run(&mut compiled.runs, ask.policy, algorithm);
             let drop_when_empty = family.choice.drops_when_empty(ask.policy);
             compiled.frontends.insert(
                 addr,
@@ -158,7 +167,8 @@ impl Compiler<'_> {
                     run,
                     drop_when_empty,
                     local_set: ask.policy == TrafficPolicy::Local,
-                    restricted: false,
+                    restricted: kind == FrontendKind::LoadBalancer
+                        && self.restriction.restricts(ip),
                 },
             );
         }
@@ -174,14 +184,14 @@ struct Family {
 
 impl Family {
     /// The index of the run that answers; frontends with the same answer share one.
-    fn run(&self, runs: &mut Vec<Run>, ask: &Ask) -> usize {
-        let endpoints = self.choice.answering(ask.policy);
-        let same = |run: &Run| run.algorithm == ask.algorithm && run.endpoints == endpoints;
+    fn run(&self, runs: &mut Vec<Run>, policy: TrafficPolicy, algorithm: Algorithm) -> usize {
+        let endpoints = self.choice.answering(policy);
+        let same = |run: &Run| run.algorithm == algorithm && run.endpoints == endpoints;
         if let Some(i) = runs[self.first_run..].iter().position(same) {
             return self.first_run + i;
         }
         runs.push(Run {
-            algorithm: ask.algorithm,
+            algorithm,
             endpoints: endpoints.to_vec(),
         });
         runs.len() - 1

@@ -20,4 +20,5 @@ pub mod plan;
 pub mod reconcile;
 pub mod refusals;
 pub mod run;
+pub mod shares;
 pub mod source;

@@ -25,6 +25,15 @@ pub fn size(backends: usize) -> usize {
     }
 }
 
+/// How large a table for backends of these weights is: room for the smallest share too, within reason.
+pub fn size_for(weights: &[u16]) -> usize {
+    let total: usize = weights.iter().copied().map(usize::from).sum();
+    match (weights.len(), weights.iter().min()) {
+        (n @ 2.., Some(&least)) => size((total / usize::from(least.max(1))).clamp(n, 8 * n)),
+        (n, _) => size(n),
+    }
+}
+
 /// What a backend is known by in the table: its address and port, not its place in a list.
 pub fn key(ip: IpAddr, port: u16) -> [u8; 18] {
     let ip = match ip {
@@ -37,8 +46,9 @@ pub fn key(ip: IpAddr, port: u16) -> [u8; 18] {
     key
 }
 
-/// Fills a table of `size` slots with indices into `keys`, which are distinct. Does not depend on their order.
-pub fn table<K: AsRef<[u8]> + Ord>(keys: &[K], size: usize) -> Vec<usize> {
+/// Fills a table of `size` slots with indices into `keys`, which are distinct. Does not depend on their order. A backend
+/// gets a turn as often as its weight is part of the greatest one.
+pub fn table<K: AsRef<[u8]> + Ord>(keys: &[K], weights: &[u16], size: usize) -> Vec<usize> {
     if keys.is_empty() {
         return Vec::new();
     }
@@ -52,10 +62,17 @@ pub fn table<K: AsRef<[u8]> + Ord>(keys: &[K], size: usize) -> Vec<usize> {
         .iter()
         .map(|&i| Walk::new(keys[i].as_ref(), size))
         .collect();
+    let greatest = u64::from(weights.iter().copied().max().unwrap_or(1).max(1));
+    let mut turns = vec![0; keys.len()];
     let mut slots = vec![usize::MAX; size];
     let mut filled = 0;
-    loop {
+    for round in 1_u64.. {
         for (walk, &backend) in walks.iter_mut().zip(&order) {
+            // After `round` rounds it has had `round · weight / greatest` turns, and one in the first.
+            if round * u64::from(weights[backend]) < turns[backend] {
+                continue;
+            }
+            turns[backend] += greatest;
             let slot = walk.next_free(&slots);
             slots[slot] = backend;
             filled += 1;
@@ -64,6 +81,7 @@ pub fn table<K: AsRef<[u8]> + Ord>(keys: &[K], size: usize) -> Vec<usize> {
             }
         }
     }
+    slots
 }
 
 /// A backend's preference list: `offset, offset + skip, offset + 2·skip, …` modulo the size.
@@ -126,7 +144,10 @@ mod tests {
 
     /// The table with keys in the place of indices.
     fn by_key(keys: &[[u8; 18]], size: usize) -> Vec<[u8; 18]> {
-        table(keys, size).into_iter().map(|i| keys[i]).collect()
+        table(keys, &vec![1; keys.len()], size)
+            .into_iter()
+            .map(|i| keys[i])
+            .collect()
     }
 
     #[test]
@@ -141,15 +162,43 @@ mod tests {
     #[test]
     fn the_table_of_three_known_backends_stays_what_it_is() {
         assert_eq!(
-            table(&keys(3, 0), 251)[..12],
+            table(&keys(3, 0), &[1; 3], 251)[..12],
             [2, 2, 2, 2, 0, 0, 0, 0, 1, 0, 1, 0]
         );
     }
 
     #[test]
+    fn shares_follow_the_weights() {
+        let weights = [1, 2, 5, 100];
+        let table = table(&keys(4, 0), &weights, size_for(&weights));
+        let total: f64 = weights.iter().copied().map(f64::from).sum();
+        for (i, weight) in weights.into_iter().enumerate() {
+            let share = table.iter().filter(|b| **b == i).count() as f64 / table.len() as f64;
+            let wanted = f64::from(weight) / total;
+            assert!(
+                (share - wanted).abs() < 0.005,
+                "{share} instead of {wanted}"
+            );
+        }
+    }
+
+    #[test]
+    fn even_the_smallest_weight_has_a_slot() {
+        let weights = [1000, 1];
+        assert!(table(&keys(2, 0), &weights, size_for(&weights)).contains(&1));
+    }
+
+    #[test]
+    fn equal_weights_are_as_none() {
+        assert_eq!(size_for(&[7; 13]), size(13));
+        let keys = keys(13, 0);
+        assert_eq!(table(&keys, &[7; 13], 1021), table(&keys, &[1; 13], 1021));
+    }
+
+    #[test]
     fn as_many_backends_as_slots_get_one_each() {
         let keys = keys(300, 0);
-        let mut table = table(&keys, 300);
+        let mut table = table(&keys, &[1; 300], 300);
         table.sort_unstable();
         assert_eq!(table, (0..300).collect::<Vec<_>>());
     }
@@ -159,7 +208,7 @@ mod tests {
 
         #[test]
         fn shares_differ_by_no_more_than_one_slot(n in 1usize..200, base in any::<u16>()) {
-            let table = table(&keys(n, base.into()), size(n));
+            let table = table(&keys(n, base.into()), &vec![7; n], size(n));
             prop_assert_eq!(table.len(), size(n));
             let mut shares = BTreeMap::new();
             for backend in table {

@@ -8,7 +8,7 @@ use crate::claims::Claims;
 use crate::cluster::{Cluster, Event};
 use crate::compile::{Facts, compile};
 use crate::config::Cidr;
-use crate::desired::{Refusal, ServiceName};
+use crate::desired::{Refusal, Service, ServiceName};
 use crate::plan::{Changes, Planner};
 
 /// The Cluster, the mirror of the maps, and what lies between them.
@@ -101,21 +101,42 @@ impl Reconciler {
         // What one Service gives up another may have been refused for.
         loop {
             self.dirty.extend(self.planner.take_retries());
-            let Some(name) = self.dirty.pop_first() else {
+            if self.dirty.is_empty() {
                 return round;
-            };
-            self.plan(name, &mut round);
+            }
+            // All claims first: nobody is given for a moment what is another's.
+            for (name, (desired, refusals)) in self.compile_dirty() {
+                self.plan(name, desired, refusals, &mut round);
+            }
         }
     }
 
-    fn plan(&mut self, name: ServiceName, round: &mut Round) {
-        let created = self
-            .cluster
-            .service(&name)
-            .and_then(|service| service.created.clone());
-        let (desired, mut refusals) = compile(&self.cluster, &name, &self.facts);
-        self.dirty
-            .extend(self.claims.update(&name, created.as_deref(), &desired));
+    /// Compiles what is dirty, and what becomes so by its claims.
+    fn compile_dirty(&mut self) -> BTreeMap<ServiceName, (Service, Vec<Refusal>)> {
+        let mut compiled = BTreeMap::new();
+        while let Some(name) = self.dirty.pop_first() {
+            if compiled.contains_key(&name) {
+                continue;
+            }
+            let (desired, refusals) = compile(&self.cluster, &name, &self.facts);
+            let created = self
+                .cluster
+                .service(&name)
+                .and_then(|s| s.created.as_deref());
+            self.dirty
+                .extend(self.claims.update(&name, created, &desired));
+            compiled.insert(name, (desired, refusals));
+        }
+        compiled
+    }
+
+    fn plan(
+        &mut self,
+        name: ServiceName,
+        desired: Service,
+        mut refusals: Vec<Refusal>,
+        round: &mut Round,
+    ) {
         let (desired, lost) = self.claims.award(&name, desired);
         refusals.extend(lost);
         let exists = self.cluster.service(&name).is_some();

@@ -327,6 +327,7 @@ impl<'a> Agent<'a> {
                 &node_ips,
                 &local,
             ),
+            node_addresses: node_ips.clone(),
             external_cluster_ip: self.options.external_cluster_ip,
         };
         let all = own.into_iter().chain(node_ips).collect();

@@ -1,14 +1,14 @@
 //! The maps as text: one line per entry, by address and port; a Maglev run as its spread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::SocketAddr;
 
 use svc_agent::desired::{Protocol, Refusal};
-use svc_agent::plan::{Actual, Planner};
+use svc_agent::plan::{Actual, Planner, Range};
 use svc_common::family::{Family, Port};
 use svc_common::table::{
-    Backend, Frontend, FrontendKey, Scope, address_flags, backend_flags, backend_state,
+    Backend, BackendKey, Frontend, FrontendKey, Scope, address_flags, backend_flags, backend_state,
     frontend_flags,
 };
 
@@ -151,7 +151,13 @@ fn slots<F: Family>(out: &mut String, actual: &Actual<F>) {
 }
 
 fn backends<F: Family>(out: &mut String, actual: &Actual<F>, labels: &BTreeMap<u32, String>) {
-    for (key, state) in &actual.backends {
+    let order = |k: &BackendKey<F>| (k.service, F::addr_to_std(k.addr), k.port.get());
+    let sorted: BTreeMap<_, _> = actual
+        .backends
+        .iter()
+        .map(|(key, state)| (order(key), (key, state)))
+        .collect();
+    for (key, state) in sorted.into_values() {
         let label = owner(labels, key.service);
         if key.port.get() == 0 {
             writeln!(out, "BACKENDS {label} IPv{} serve", F::VERSION).unwrap();
@@ -179,9 +185,11 @@ fn backends<F: Family>(out: &mut String, actual: &Actual<F>, labels: &BTreeMap<u
 }
 
 fn ranges<F: Family>(out: &mut String, actual: &Actual<F>, labels: &BTreeMap<u32, String>) {
-    for (source, length) in &actual.ranges {
-        let label = owner(labels, source.service);
-        let first = F::addr_to_std(source.addr);
+    let order =
+        |(source, length): &Range<F>| (source.service, F::addr_to_std(source.addr), *length);
+    let sorted: BTreeSet<_> = actual.ranges.iter().map(order).collect();
+    for (service, first, length) in sorted {
+        let label = owner(labels, service);
         writeln!(out, "RANGE {label} {first}/{length}").unwrap();
     }
 }

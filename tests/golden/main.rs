@@ -33,6 +33,7 @@ fn agent(case: &str, events: Vec<Event>, planner: Planner) -> Reconciler {
         node_name: "node1".into(),
         zone: Some("zone-a".into()),
         node_port_addresses: addresses.to_vec(),
+        node_addresses: addresses.to_vec(),
         external_cluster_ip: case == "external-cluster-ip",
     };
     let mut agent = Reconciler::new(cluster, planner);
@@ -135,5 +136,8 @@ cases! {
     one_endpoint_without_hint_switches_hints_off = "hints-incomplete";
     one_port_number_in_two_protocols = "protocols";
     session_affinity_is_noted = "session-affinity";
+    source_ranges_restrict_load_balancer_addresses = "source-ranges";
+    weights_are_shares_of_new_connections = "weights";
+    the_algorithm_is_chosen_by_annotation = "algorithms";
     a_cluster_ip_answers_outside_when_told_to = "external-cluster-ip";
 }

@@ -151,3 +151,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_place_has_one_owner_from_wherever_it_is_asked() {
+    let mut claims = Claims::default();
+    let mut older = service("older", &[80]);
+    let inside = FrontendAddr {
+        scope: Scope::Internal,
+        ..addr(80)
+    };
+    let frontends = &mut older.ports[0].frontends;
+    let frontend = frontends.remove(&addr(80)).unwrap();
+    frontends.insert(inside, frontend);
+    let younger = service("younger", &[80]);
+    claims.update(&name("older"), Some("2026-01-01T00:00:00Z"), &older);
+    claims.update(&name("younger"), Some("2026-02-01T00:00:00Z"), &younger);
+    let (served, refusals) = claims.award(&name("younger"), younger);
+    assert!(served.ports[0].frontends.is_empty());
+    assert_eq!(refusals.len(), 1);
+}

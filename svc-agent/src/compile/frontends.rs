@@ -13,6 +13,7 @@ use crate::desired::{Algorithm, FrontendKind};
 pub(super) struct Ask {
     pub(super) scope: Scope,
     pub(super) policy: TrafficPolicy,
+    /// Unless the Service asks for another one.
     pub(super) algorithm: Algorithm,
 }
 
@@ -69,7 +70,7 @@ pub(super) fn addresses(
         );
     }
     all.extend(
-        load_balancer_ips(service, refused)
+        load_balancer_ips(service)
             .iter()
             .map(at(FrontendKind::LoadBalancer, port.port)),
     );
@@ -115,22 +116,9 @@ fn has_node_port(service: &Service, port: &ServicePort, refused: &mut Refused) -
     }
 }
 
-/// Ranges are not enforced yet (C11), and an address that was to be restricted must not stand open.
-fn load_balancer_ips<'a>(service: &'a Service, refused: &mut Refused) -> &'a [IpAddr] {
-    let open = service
-        .source_ranges
-        .iter()
-        .any(|range| range.trim().ends_with("/0"));
+fn load_balancer_ips(service: &Service) -> &[IpAddr] {
     match service.r#type {
-        ServiceType::LoadBalancer if service.source_ranges.is_empty() || open => {
-            &service.load_balancer_ips
-        }
-        ServiceType::LoadBalancer => {
-            if !service.load_balancer_ips.is_empty() {
-                refused.because("loadBalancerSourceRanges are not supported yet: its load balancer addresses are not served");
-            }
-            &[]
-        }
+        ServiceType::LoadBalancer => &service.load_balancer_ips,
         ServiceType::ClusterIp | ServiceType::NodePort | ServiceType::ExternalName => &[],
     }
 }

@@ -1,5 +1,7 @@
 mod endpoints;
 mod frontends;
+mod ranges;
+mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,6 +37,7 @@ fn facts() -> Facts {
         node_name: "here".into(),
         zone: Some("a".into()),
         node_port_addresses: vec![ip("172.18.0.11"), ip("fd00:18::11")],
+        node_addresses: vec![ip("172.18.0.11"), ip("fd00:18::11")],
         external_cluster_ip: false,
     }
 }

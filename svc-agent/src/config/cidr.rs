@@ -25,6 +25,14 @@ impl Cidr {
         }
     }
 
+    /// The same range, named by its first address.
+    pub fn canonical(self) -> Self {
+        Self {
+            network: self.network(),
+            ..self
+        }
+    }
+
     /// The first address of the range.
     pub fn network(&self) -> IpAddr {
         match self.network {

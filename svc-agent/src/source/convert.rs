@@ -21,6 +21,8 @@ use crate::desired::{Protocol, Refusal};
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// On slices of headless Services (A2).
 const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Share of new connections of the endpoints of a slice, or of a Pod (B13).
+const WEIGHT: &str = "svcplane.io/weight";
 /// Services and slices that are ours, as a selector for the API server.
 pub const LABEL_SELECTOR: &str =
     "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
@@ -89,6 +91,22 @@ impl Notes {
                     "{field} {number} is not in 1–65535; the port is skipped"
                 ));
                 None
+            }
+        }
+    }
+
+    /// 1 when nothing is said.
+    pub(super) fn weight(&mut self, meta: &ObjectMeta) -> u16 {
+        let Some(text) = meta.annotations.as_ref().and_then(|a| a.get(WEIGHT)) else {
+            return 1;
+        };
+        match text.trim().parse() {
+            Ok(weight) if weight <= 1000 => weight,
+            _ => {
+                self.refuse(format!(
+                    "annotation {WEIGHT} {text:?} is not a number from 0 to 1000; 1 is used"
+                ));
+                1
             }
         }
     }

@@ -137,8 +137,12 @@ fn a_frontend_that_makes_no_sense_is_refused_by_name_and_the_others_are_served()
             "two of its ports ask for 10.96.0.1 port 80/TCP; the first one keeps it",
         ),
         (
-            with(&|s| s.source_ranges = vec!["192.0.2.0/24".into()]),
-            "loadBalancerSourceRanges are not supported yet: its load balancer addresses are not served",
+            with(&|s| s.source_ranges = vec!["192.0.2.0/33".into()]),
+            "loadBalancerSourceRanges: \"192.0.2.0/33\" is not an address range, such as 192.0.2.0/24 or fd00::/8; nobody is let in by it",
+        ),
+        (
+            with(&|s| s.annotations = [("svcplane.io/algorithm".into(), "fastest".into())].into()),
+            "annotation svcplane.io/algorithm \"fastest\" is none of random, round-robin, maglev, least-connections; the default is used",
         ),
     ] {
         let (compiled, refusals) = compiled(service, vec![endpoint(1, "here", State::Ready)]);

@@ -56,6 +56,7 @@ fn converted(
             return None;
         }
     };
+    let weight = notes.weight(&object.metadata);
     Some(Slice {
         service: ServiceName {
             namespace: key.namespace.clone(),
@@ -64,7 +65,7 @@ fn converted(
         endpoints: object
             .endpoints
             .iter()
-            .filter_map(|e| endpoint(e, v4, notes))
+            .filter_map(|e| endpoint(e, v4, weight, notes))
             .collect(),
         ports: object
             .ports
@@ -75,7 +76,12 @@ fn converted(
     })
 }
 
-fn endpoint(endpoint: &discovery::Endpoint, v4: bool, notes: &mut Notes) -> Option<Endpoint> {
+fn endpoint(
+    endpoint: &discovery::Endpoint,
+    v4: bool,
+    weight: u16,
+    notes: &mut Notes,
+) -> Option<Endpoint> {
     let ip = notes.ip("address", endpoint.addresses.first()?)?;
     if ip.is_ipv4() != v4 {
         notes.refuse(format!(
@@ -116,7 +122,7 @@ fn endpoint(endpoint: &discovery::Endpoint, v4: bool, notes: &mut Notes) -> Opti
                 .map(|n| &n.name)
                 .collect(),
         ),
-        weight: 1,
+        weight,
     })
 }
 

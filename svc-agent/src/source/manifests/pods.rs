@@ -24,6 +24,7 @@ pub(super) struct Pod {
     node: Option<String>,
     /// Named ports of its containers.
     ports: Ports,
+    weight: u16,
 }
 
 /// None for a Pod that has run to its end: it answers nobody.
@@ -70,6 +71,7 @@ pub(super) fn pod(object: &core::Pod) -> (Option<Pod>, Vec<Refusal>) {
         terminating: object.metadata.deletion_timestamp.is_some(),
         node: spec.and_then(|s| s.node_name.clone()),
         ports,
+        weight: notes.weight(&object.metadata),
         namespace,
         name,
     };
@@ -156,7 +158,7 @@ fn endpoint(ip: IpAddr, pod: &Pod, publish_not_ready: bool) -> Endpoint {
         zone: None,
         zone_hints: BTreeSet::new(),
         node_hints: BTreeSet::new(),
-        weight: 1,
+        weight: pod.weight,
     }
 }
 
