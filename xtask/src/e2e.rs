@@ -3,6 +3,7 @@
 //! The cluster is made of namespaces on this machine: API server, controllers and scheduler as plain processes, each node
 //! a set of namespaces with its own containerd and kubelet. No docker, no registry, nothing outside of the machine.
 
+mod balancer;
 mod binaries;
 mod cluster;
 mod control;
@@ -153,6 +154,7 @@ pub fn e2e(args: &E2eArgs) -> Result<ExitCode> {
     if let Some(agent) = &agent {
         proxy::start(&lab, agent, &args.agent)?;
     }
+    let balancer = balancer::Balancer::start(&lab);
     let mut outcomes = Vec::new();
     for run in 1..=args.runs {
         step(&format!("e2e run {run} of {}", args.runs));
@@ -163,6 +165,7 @@ pub fn e2e(args: &E2eArgs) -> Result<ExitCode> {
     if let Some(file) = &args.record {
         suite::record(&lab, file, &outcomes)?;
     }
+    drop(balancer);
     if args.keep {
         cluster.keep(&lab);
     }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -56,10 +56,15 @@ pub(super) fn within(part: &str, program: impl AsRef<std::ffi::OsStr>) -> Comman
 
 /// kubectl as the cluster's administrator.
 pub(super) fn kubectl(lab: &Lab) -> Command {
-    let mut command = within("control", lab.bin("kubectl"));
+    kubectl_at(&lab.dir)
+}
+
+/// The same, by the folder of the lab.
+pub(super) fn kubectl_at(dir: &Path) -> Command {
+    let mut command = within("control", dir.join("bin/kubectl"));
     command
         .arg("--kubeconfig")
-        .arg(lab.state("admin.kubeconfig"));
+        .arg(dir.join("state/admin.kubeconfig"));
     command
 }
 
@@ -204,7 +209,7 @@ fn network(lab: &Lab) -> Result<()> {
     ip("lan", "link set br0 up")?;
     sysctl(
         "lan",
-        "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br0.send_redirects=0",
+        "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br0.send_redirects=0 net.ipv4.fib_multipath_hash_policy=1",
     )?;
     let mut members = vec![
         ("control".to_owned(), API_SERVER),

@@ -15,9 +15,9 @@ use super::{E2eArgs, Lab};
 use crate::setup::step;
 
 pub(super) const FOCUS: &str = r"\[sig-network\]";
-/// Network policy, cloud load balancers, ingress, the Internet, changes of the whole DNS server: not a proxy's work, or
+/// Network policy, ingress, the Internet, changes of the whole DNS server: not a proxy's work, or
 /// more than the cluster has. SCTP sockets: more than some kernels have.
-pub(super) const SKIP: &str = r"\[Disruptive\]|Netpol|Ingress|DNS configMap|\[Feature:(LoadBalancer|SCTPConnectivity|Networking-|PerformanceDNS|KubeProxyNFAcct|KubeProxyDaemonSet)|\[Provider:|sig-windows";
+pub(super) const SKIP: &str = r"\[Disruptive\]|Netpol|Ingress|DNS configMap|\[Feature:(SCTPConnectivity|Networking-|PerformanceDNS|KubeProxyNFAcct|KubeProxyDaemonSet)|\[Provider:|sig-windows";
 
 /// What of ginkgo's JSON report (types.Report) is of use here.
 #[derive(Deserialize)]
