@@ -209,7 +209,7 @@ fn network(lab: &Lab) -> Result<()> {
     ip("lan", "link set br0 up")?;
     sysctl(
         "lan",
-        "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br0.send_redirects=0 net.ipv4.fib_multipath_hash_policy=1",
+        "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br0.send_redirects=0",
     )?;
     let mut members = vec![
         ("control".to_owned(), API_SERVER),
