@@ -167,13 +167,9 @@ pub(super) fn remove(lab: &Lab) {
         if let (Some(Ok(pid)), Some(Ok(when))) = (numbers.next(), numbers.next())
             && let Ok(pid) = u32::try_from(pid)
             && started(pid) == Some(when)
-            && let Ok(raw) = i32::try_from(pid)
+            && let Ok(pid) = i32::try_from(pid)
         {
-            // Gone already is as good.
-            let _ = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(raw),
-                nix::sys::signal::Signal::SIGKILL,
-            );
+            kill(pid);
             killed = true;
         }
     }
@@ -188,10 +184,28 @@ pub(super) fn remove(lab: &Lab) {
         .filter(|name| name.starts_with(&format!("{PREFIX}-")))
         .collect();
     for name in ours {
+        // What an interrupted suite left running there.
+        let pids = Command::new("ip").args(["netns", "pids", &name]).output();
+        for pid in pids
+            .iter()
+            .flat_map(|output| output.stdout.split(|byte| *byte == b'\n'))
+        {
+            if let Ok(pid) = String::from_utf8_lossy(pid).parse() {
+                kill(pid);
+            }
+        }
         let _ = Command::new("ip").args(["netns", "del", &name]).status();
     }
     nodes::remove_cgroups();
     let _ = fs::remove_dir_all(lab.state(""));
+}
+
+fn kill(pid: i32) {
+    // Gone already is as good.
+    let _ = nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGKILL,
+    );
 }
 
 fn network(lab: &Lab) -> Result<()> {
