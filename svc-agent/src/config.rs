@@ -142,7 +142,8 @@ Examples:
   svc-agent get services                  every frontend of every Service
   svc-agent get services web-app -o yaml
   svc-agent get backends -n kube-system   where its Services send to
-  svc-agent get flows -o wide             who talks to whom, through what")]
+  svc-agent get flows -o wide             who talks to whom, through what
+  svc-agent get affinity                  which clients are bound to which backend")]
 pub struct Get {
     /// What to show.
     #[arg(value_enum)]
@@ -196,6 +197,7 @@ pub enum What {
     Services,
     Backends,
     Flows,
+    Affinity,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

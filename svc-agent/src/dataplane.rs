@@ -21,7 +21,8 @@ use svc_common::table::{BOUNCE, NodeConfig};
 pub use error::Error;
 pub use links::{Hook, SOCKET_HOOKS, XdpMode, load_program};
 
-use crate::inspect::{Flows, Snapshot};
+use crate::connections::Connections;
+use crate::inspect::{Affinities, Flows, Snapshot};
 use crate::plan::{Capacities, Changes};
 use maps::Maps;
 
@@ -115,6 +116,11 @@ impl Dataplane {
         self.maps.end_epoch()
     }
 
+    /// Corrects the numbers of open connections in BACKENDS.
+    pub fn set_connections(&mut self, connections: &Connections) -> Result<(), Error> {
+        self.maps.set_connections(connections)
+    }
+
     pub fn configure(&mut self, config: &NodeConfig) -> Result<(), Error> {
         self.maps.configure(config)
     }
@@ -186,6 +192,14 @@ impl Pinned {
 
     pub fn flows(&self) -> Result<Flows, Error> {
         self.maps.flows()
+    }
+
+    pub fn affinities(&self) -> Result<Affinities, Error> {
+        self.maps.affinities()
+    }
+
+    pub fn config(&self) -> Result<NodeConfig, Error> {
+        self.maps.config()
     }
 
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {

@@ -17,6 +17,9 @@ pub fn get(options: &Get) -> Result<()> {
     let text = match options.what {
         What::Services => inspect::services(&snapshot, filter, options.output),
         What::Backends => inspect::backends(&snapshot, filter, options.output),
+        What::Affinity => {
+            inspect::affinity(&pinned.affinities()?, &snapshot, filter, options.output)
+        }
         What::Flows => inspect::flows(&pinned.flows()?, &snapshot.services, filter, options.output),
     };
     print!("{text}");

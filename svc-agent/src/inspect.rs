@@ -1,9 +1,10 @@
-//! What people and scripts see of the maps: `svc-agent get services|backends|flows`. Pure: data in, text out; reading
+//! What people and scripts see of the maps: `svc-agent get services|backends|flows|affinity`. Pure: data in, text out; reading
 //! the pinned maps is `dataplane`'s part.
 //!
-//! JSON and YAML are `{"items": […]}`; the fields of an item are those of [`ServiceItem`], [`BackendItem`] and
-//! [`FlowItem`], and only ever grow.
+//! JSON and YAML are `{"items": […]}`; the fields of an item are those of [`ServiceItem`], [`BackendItem`],
+//! [`FlowItem`] and [`AffinityItem`], and only ever grow.
 
+mod affinity;
 mod backends;
 mod flows;
 mod services;
@@ -16,8 +17,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use svc_common::family::{Family, Port, V4, V6};
-use svc_common::table::{Flow, FlowKey, Frontend, FrontendKey, Scope};
+use svc_common::table::{Affinity, Flow, FlowKey, Frontend, FrontendKey, Scope, Source};
 
+pub use affinity::AffinityItem;
 pub use backends::BackendItem;
 pub use flows::FlowItem;
 pub use services::ServiceItem;
@@ -41,6 +43,15 @@ pub struct Flows {
     pub v4: Vec<(FlowKey<V4>, Flow<V4>)>,
     pub v6: Vec<(FlowKey<V6>, Flow<V6>)>,
     /// Seconds of the clock that flows are stamped with.
+    pub now: u32,
+}
+
+/// Who had which backend last, in both families at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Affinities {
+    pub v4: Vec<(Source<V4>, Affinity<V4>)>,
+    pub v6: Vec<(Source<V6>, Affinity<V6>)>,
+    /// Seconds of the clock that entries are stamped with.
     pub now: u32,
 }
 
@@ -82,6 +93,16 @@ pub fn flows(
     output: Output,
 ) -> String {
     render(&flows::items(flows, services, filter), output)
+}
+
+/// Who is bound to which backend.
+pub fn affinity(
+    affinities: &Affinities,
+    snapshot: &Snapshot,
+    filter: Filter<'_>,
+    output: Output,
+) -> String {
+    render(&affinity::items(affinities, snapshot, filter), output)
 }
 
 /// A line of the output.

@@ -9,6 +9,7 @@ pub mod claims;
 pub mod cluster;
 pub mod compile;
 pub mod config;
+pub mod connections;
 pub mod dataplane;
 pub mod desired;
 pub mod get;

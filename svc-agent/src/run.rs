@@ -1,5 +1,6 @@
 //! `svc-agent run`: one task that owns the dataplane, fed by a source and by netlink.
 
+mod recount;
 mod start;
 
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::cluster::{Cluster, Event};
 use crate::compile::{Facts, node_port_addresses};
 use crate::config::{Run, Xdp};
+use crate::connections;
 use crate::dataplane::{self, Dataplane};
 use crate::desired::Refusal;
 use crate::health::Health;
@@ -24,6 +26,7 @@ use crate::plan::{Generation, Planner};
 use crate::reconcile::Reconciler;
 use crate::refusals::Refusals;
 use crate::source;
+use recount::Recount;
 
 pub use start::cgroup_root;
 
@@ -31,6 +34,8 @@ pub use start::cgroup_root;
 const COALESCE: Duration = Duration::from_millis(3);
 /// No packet still reads a run of slots that was given up so long ago: a program runs for microseconds.
 const GRACE: Duration = Duration::from_millis(100);
+/// How often the connections of least-connections Services are counted anew.
+const RECOUNT: Duration = Duration::from_secs(10);
 /// After a failed write.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -65,6 +70,7 @@ pub async fn run(options: &Run) -> Result<()> {
             () = sleep_until(due), if due.is_some() => agent.attach_again().await,
         }
         agent.settle();
+        agent.recount().await;
     }
     tracing::info!("stopping; the dataplane stays");
     if options.unload_on_exit {
@@ -122,6 +128,7 @@ struct Agent<'a> {
     /// The node's addresses that devices were judged by.
     attached_for: Vec<IpAddr>,
     synced: bool,
+    recount: Recount,
 }
 
 impl<'a> Agent<'a> {
@@ -155,6 +162,7 @@ impl<'a> Agent<'a> {
             reattach: None,
             attached_for: Vec::new(),
             synced: false,
+            recount: Recount::default(),
         };
         agent
             .reconciler
@@ -169,6 +177,7 @@ impl<'a> Agent<'a> {
         self.retry
             .into_iter()
             .chain(self.reattach)
+            .chain(self.recount.due())
             .chain(free)
             .min()
     }
@@ -309,6 +318,23 @@ impl<'a> Agent<'a> {
                 tracing::info!("synced: {services} Services, {entries} map entries written");
             }
             self.health.synced();
+        }
+    }
+
+    /// Corrects what the programs have counted for least-connections Services. Walking FLOWS takes a while, so another
+    /// thread does it; the maps are written here only.
+    async fn recount(&mut self) {
+        let root = &self.options.bpf_root;
+        let wanted = || connections::wanted(&self.reconciler.planner);
+        let Some(connections) = self.recount.turn(root, wanted).await else {
+            return;
+        };
+        // While a write is to be repeated nobody knows what is in the maps.
+        if self.retry.is_none() {
+            let connections = connections.per_backend(&self.reconciler.planner);
+            if let Err(error) = self.dataplane.set_connections(&connections) {
+                tracing::warn!("{error}");
+            }
         }
     }
 

@@ -186,6 +186,13 @@ impl<F: Family> Flow<F> {
         }
     }
 
+    /// Whether it is an open connection of its backend, told once: by the forward half.
+    pub fn is_counted(&self, proto: u16, now: u32, config: &NodeConfig) -> bool {
+        self.flags & (flow_flags::COUNTED | flow_flags::REPLY) == flow_flags::COUNTED
+            && self.state & flow_state::CLOSING == 0
+            && !self.is_over(proto, now, false, config)
+    }
+
     /// Seconds since the last packet. Another CPU's clock may be a tick ahead of ours.
     #[inline(always)]
     fn silence(&self, now: u32) -> u32 {

@@ -111,7 +111,7 @@ fn services(lab: &mut Lab) -> Result<()> {
         [
             "default",
             "all:tcp",
-            "External",
+            "LoadBalancer",
             "192.0.2.127:80/TCP",
             "external",
             "3",

@@ -253,13 +253,13 @@ impl Lab {
         .map(drop)
     }
 
-    /// Who gets what part of the connections, from a node's maps.
+    /// Who gets what part of the connections, from a node's maps. Endpoints that get none are left out.
     pub fn backends(&self, node: &str) -> Result<String> {
-        Ok(inspect::backends(
-            &self.maps(node)?,
-            Filter::default(),
-            Format::Table,
-        ))
+        let all = inspect::backends(&self.maps(node)?, Filter::default(), Format::Table);
+        let active = all
+            .lines()
+            .filter(|line| line.split_whitespace().nth(4) == Some("active"));
+        Ok(active.map(|line| format!("{line}\n")).collect())
     }
 
     pub fn maps(&self, node: &str) -> Result<Snapshot> {

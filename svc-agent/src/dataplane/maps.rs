@@ -9,12 +9,13 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use svc_common::family::{Addr, Family, V4, V6};
 use svc_common::reason::Reason;
 use svc_common::table::{
-    Backend, BackendKey, BackendState, Flow, FlowKey, Frontend, FrontendKey, NodeConfig,
+    Affinity, Backend, BackendKey, BackendState, Flow, FlowKey, Frontend, FrontendKey, NodeConfig,
     ServiceLabel, Source,
 };
 
 use super::Error;
-use crate::inspect::{Flows, Snapshot};
+use crate::connections::Connections;
+use crate::inspect::{Affinities, Flows, Snapshot};
 use crate::plan::{Actual, Changes, FamilyChanges, Range, Write, label};
 
 /// The names of one family's maps in the object.
@@ -27,6 +28,7 @@ struct Names {
     devices: &'static str,
     backends: &'static str,
     ranges: &'static str,
+    affinities: &'static str,
 }
 
 const V4_NAMES: Names = Names {
@@ -37,6 +39,7 @@ const V4_NAMES: Names = Names {
     devices: "DEVICES_V4",
     backends: "BACKENDS_V4",
     ranges: "RANGES_V4",
+    affinities: "AFFINITY_V4",
 };
 const V6_NAMES: Names = Names {
     addresses: "ADDRESSES_V6",
@@ -46,6 +49,7 @@ const V6_NAMES: Names = Names {
     devices: "DEVICES_V6",
     backends: "BACKENDS_V6",
     ranges: "RANGES_V6",
+    affinities: "AFFINITY_V6",
 };
 
 /// Every map that outlives the agent.
@@ -123,6 +127,7 @@ where
     devices: HashMap<MapData, u32, F::Addr>,
     backends: HashMap<MapData, BackendKey<F>, BackendState>,
     ranges: LpmTrie<MapData, Source<F>, u32>,
+    affinities: HashMap<MapData, Source<F>, Affinity<F>>,
 }
 
 /// All maps that the agent reads or writes.
@@ -186,6 +191,7 @@ where
             devices: typed(supply, names.devices)?,
             backends: typed(supply, names.backends)?,
             ranges: typed(supply, names.ranges)?,
+            affinities: typed(supply, names.affinities)?,
         })
     }
 
@@ -224,6 +230,32 @@ where
             .iter()
             .collect::<Result<_, _>>()
             .map_err(failing("read", self.names.flows))
+    }
+
+    fn affinities(&self) -> Result<Vec<(Source<F>, Affinity<F>)>, Error> {
+        self.affinities
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(failing("read", self.names.affinities))
+    }
+
+    fn set_connections(&mut self, counts: &BTreeMap<BackendKey<F>, u64>) -> Result<(), Error> {
+        for (key, &connections) in counts {
+            match self.backends.get(key, 0) {
+                Ok(state) if state.connections != connections => {
+                    let state = BackendState {
+                        connections,
+                        ..state
+                    };
+                    self.backends
+                        .insert(key, state, 0)
+                        .map_err(failing("write", self.names.backends))?;
+                }
+                Ok(_) | Err(MapError::KeyNotFound) => (),
+                Err(cause) => return Err(failing("read", self.names.backends)(cause)),
+            }
+        }
+        Ok(())
     }
 
     fn apply(
@@ -353,6 +385,23 @@ impl Maps {
             v6: self.v6.flows()?,
             now: seconds_since_boot(),
         })
+    }
+
+    pub(super) fn affinities(&self) -> Result<Affinities, Error> {
+        Ok(Affinities {
+            v4: self.v4.affinities()?,
+            v6: self.v6.affinities()?,
+            now: seconds_since_boot(),
+        })
+    }
+
+    pub(super) fn set_connections(&mut self, connections: &Connections) -> Result<(), Error> {
+        self.v4.set_connections(&connections.v4)?;
+        self.v6.set_connections(&connections.v6)
+    }
+
+    pub(super) fn config(&self) -> Result<NodeConfig, Error> {
+        self.config.get(&0, 0).map_err(failing("read", "CONFIG"))
     }
 
     pub(super) fn apply(&mut self, changes: &Changes) -> Result<(), Error> {

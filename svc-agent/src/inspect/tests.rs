@@ -2,12 +2,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use svc_common::family::{Family, Port as NetPort, V4};
-use svc_common::table::{Flow, FlowKey, Scope, TCP, flow_flags, flow_state};
+use svc_common::table::{
+    Affinity, Flow, FlowKey, FrontendKey, Scope, Source, TCP, flow_flags, flow_state,
+    frontend_flags,
+};
 
 use super::*;
 use crate::desired::{
-    Algorithm, Endpoint, Frontend, FrontendAddr, FrontendKind, Port, Protocol, Run, Service,
-    ServiceName, ServicePortName,
+    Algorithm, Endpoint, Frontend, FrontendAddr, FrontendKind, Listed, Port, Protocol, Run,
+    Service, ServiceName, ServicePortName,
 };
 use crate::plan::{Capacities, Planner};
 
@@ -25,6 +28,15 @@ fn snapshot() -> Snapshot {
         port: 8080,
         local,
         weight: 1,
+    };
+    let listed = |text, serving, in_cluster_set, weight| {
+        let listed = Listed {
+            serving,
+            in_cluster_set,
+            in_local_set: false,
+            weight,
+        };
+        ((ip(text), 8080), listed)
     };
     let endpoints = vec![endpoint("10.244.0.5", true), endpoint("10.244.1.5", false)];
     let at = |text, port, scope| FrontendAddr {
@@ -74,7 +86,13 @@ fn snapshot() -> Snapshot {
                 of(FrontendKind::ClusterIp, 2),
             ),
         ]),
-        listed: BTreeMap::new(),
+        listed: BTreeMap::from([
+            listed("10.244.0.5", true, true, 1),
+            listed("10.244.1.5", true, true, 3),
+            listed("10.244.2.5", true, false, 0),
+            listed("10.244.2.6", true, false, 1),
+            listed("10.244.2.7", false, false, 1),
+        ]),
         ranges: BTreeSet::new(),
     };
     let mut planner = Planner::empty(Capacities::default());
@@ -146,7 +164,7 @@ default     web:http   NodePort    172.18.0.2:30080/TCP   external   2
     );
     let wide = services(&snapshot(), Filter::default(), Output::Wide);
     assert!(
-        wide.contains("external   2          1       maglev      refuse   -          2+251   1\n"),
+        wide.contains("external   2          1       maglev      cluster   refuse   -          any       2+251   1\n"),
         "{wide}"
     );
 }
@@ -156,9 +174,12 @@ fn backends_show_their_part_of_the_connections() {
     assert_eq!(
         backends(&snapshot(), Filter::default(), Output::Table),
         "\
-NAMESPACE   NAME       BACKEND               NODE     INTERNAL   EXTERNAL
-default     web:http   10.244.0.5:8080/TCP   local    50.0%      50.2%
-default     web:http   10.244.1.5:8080/TCP   remote   50.0%      49.8%
+NAMESPACE   NAME       BACKEND               NODE     STATE      WEIGHT   INTERNAL   EXTERNAL
+default     web:http   10.244.0.5:8080/TCP   local    active     1        50.0%      50.2%
+default     web:http   10.244.1.5:8080/TCP   remote   active     3        50.0%      49.8%
+default     web:http   10.244.2.5:8080/TCP   -        draining   0        -          -
+default     web:http   10.244.2.6:8080/TCP   -        unused     1        -          -
+default     web:http   10.244.2.7:8080/TCP   -        down       1        -          -
 "
     );
 }
@@ -216,4 +237,66 @@ fn json_and_yaml_say_the_same() {
     assert_eq!(yaml, json);
     let empty = services(&Snapshot::default(), Filter::default(), Output::Json);
     assert_eq!(empty, "{\n  \"items\": []\n}\n");
+}
+
+#[test]
+fn affinities_show_who_is_bound_for_how_long() {
+    let mut snapshot = snapshot();
+    for frontend in snapshot.v4.frontends.values_mut() {
+        frontend.affinity = 60;
+    }
+    let a = |text| V4::addr_from_std(ip(text)).unwrap();
+    let entry = |service, client, seen| {
+        let last = Affinity {
+            seen,
+            addr: a("10.244.0.5"),
+            port: NetPort::new(8080),
+            flags: 0,
+        };
+        let addr = a(client);
+        (Source { service, addr }, last)
+    };
+    let affinities = Affinities {
+        v4: vec![
+            entry(1, "192.0.2.7", 990),
+            entry(1, "192.0.2.8", 100),
+            entry(9, "192.0.2.9", 1000),
+        ],
+        v6: Vec::new(),
+        now: 1000,
+    };
+    let text = affinity(&affinities, &snapshot, Filter::default(), Output::Table);
+    assert_eq!(
+        text,
+        "\
+NAMESPACE   NAME       CLIENT      BACKEND           AGE    REMAINING
+?           id 9       192.0.2.9   10.244.0.5:8080   0s     -
+default     web:http   192.0.2.7   10.244.0.5:8080   10s    50s
+default     web:http   192.0.2.8   10.244.0.5:8080   900s   0s
+"
+    );
+}
+
+#[test]
+fn a_restricted_frontend_says_who_may_ask() {
+    let mut snapshot = snapshot();
+    let restricted: Vec<FrontendKey<V4>> = snapshot.v4.frontends.keys().copied().collect();
+    for key in restricted {
+        let frontend = snapshot.v4.frontends.get_mut(&key).unwrap();
+        frontend.flags = frontend_flags::SOURCE_RANGES | frontend_flags::LOAD_BALANCER;
+    }
+    let addr = V4::addr_from_std(ip("192.0.2.0")).unwrap();
+    snapshot.v4.ranges.insert((Source { service: 1, addr }, 24));
+    let items = services::items(&snapshot, Filter::default());
+    let told = |v4: bool| {
+        let item = items.iter().find(|item| item.address.is_ipv4() == v4);
+        item.map(|item| (item.kind.clone(), item.source_ranges.clone()))
+    };
+    let ranges = Some(vec!["192.0.2.0/24".to_owned()]);
+    assert_eq!(told(true), Some(("LoadBalancer".into(), ranges)));
+    assert_eq!(
+        told(false),
+        Some(("ClusterIP".into(), None)),
+        "IPv6 is open"
+    );
 }
