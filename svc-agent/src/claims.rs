@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use svc_common::table::Scope;
 
-use crate::desired::{FrontendAddr, Port, Refusal, Service, ServiceName};
+use crate::desired::{Fault, FrontendAddr, Port, Refusal, Service, ServiceName};
 
 /// Orders Services by age. Without a creation time (manifests) the name decides.
 type Claimant = (Option<String>, ServiceName);
@@ -114,10 +114,7 @@ fn refusal(
     let why = format!(
         "{ip} port {port}/{protocol} belongs to the older Service {owner}; give one of them another address or port"
     );
-    Refusal {
-        object: format!("Service {name}"),
-        why,
-    }
+    Refusal::new(Fault::FrontendConflict, format!("Service {name}"), why)
 }
 
 fn drop_unused_runs(port: &mut Port) {

@@ -51,6 +51,8 @@ pub struct ServicePort {
 pub struct Service {
     pub r#type: ServiceType,
     pub headless: bool,
+    /// `metadata.uid`, which Events name it by; empty with manifests.
+    pub uid: String,
     /// RFC 3339 `metadata.creationTimestamp`; orders claims to the same frontend (A13).
     pub created: Option<String>,
     pub labels: BTreeMap<String, String>,

@@ -4,11 +4,13 @@
 mod annotations;
 mod endpoints;
 mod frontends;
+mod health;
 mod ranges;
 #[cfg(test)]
 mod tests;
 
 pub use frontends::node_port_addresses;
+pub use health::health_check;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -55,6 +57,9 @@ pub fn compile(
     if service.cluster_ips.is_empty() {
         refused.because("has no clusterIP; none is invented here: write spec.clusterIP, or None for a headless Service");
         return (desired::Service::default(), refused.refusals);
+    }
+    if let Some(why) = health::unasked(service) {
+        refused.because(why);
     }
     let mut taken = BTreeSet::new();
     let compiler = Compiler {
@@ -206,10 +211,7 @@ struct Refused {
 
 impl Refused {
     fn because(&mut self, why: impl Into<String>) {
-        let refusal = Refusal {
-            object: self.object.clone(),
-            why: why.into(),
-        };
+        let refusal = Refusal::invalid(self.object.clone(), why);
         if !self.refusals.contains(&refusal) {
             self.refusals.push(refusal);
         }

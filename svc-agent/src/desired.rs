@@ -172,13 +172,72 @@ pub struct Service {
     pub ports: Vec<Port>,
 }
 
-/// Something about an object that makes no sense here. The rest of the object is served.
+/// What a load balancer is told of a Service on this node (C14).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub port: u16,
+    /// By the address that it asks at, how many endpoints are Ready here.
+    pub ready: BTreeMap<IpAddr, usize>,
+}
+
+/// What sort of trouble a refusal is; its name is the reason of the Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A field, an object or a file makes no sense here.
+    InvalidField,
+    /// Another Service has the frontend (A13).
+    FrontendConflict,
+    /// The dataplane has no room (E14).
+    TableFull,
+    /// kube-proxy's name for a health check node port that cannot be had (C14).
+    FailedToStartServiceHealthcheck,
+    /// A program is not where it should be: the node's trouble, no object's.
+    NotAttached,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 5] = [
+        Fault::InvalidField,
+        Fault::FrontendConflict,
+        Fault::TableFull,
+        Fault::FailedToStartServiceHealthcheck,
+        Fault::NotAttached,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Fault::InvalidField => "InvalidField",
+            Fault::FrontendConflict => "FrontendConflict",
+            Fault::TableFull => "TableFull",
+            Fault::FailedToStartServiceHealthcheck => "FailedToStartServiceHealthcheck",
+            Fault::NotAttached => "NotAttached",
+        }
+    }
+}
+
+/// Something about an object that cannot be served. The rest of the object is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refusal {
+    pub fault: Fault,
     /// `Service default/web`, `EndpointSlice default/web-abc`, `file web.yaml document 2`.
     pub object: String,
     /// What is wrong and what to do, in one line.
     pub why: String,
+}
+
+impl Refusal {
+    pub fn new(fault: Fault, object: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            fault,
+            object: object.into(),
+            why: why.into(),
+        }
+    }
+
+    /// A field, an object or a file that makes no sense.
+    pub fn invalid(object: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::new(Fault::InvalidField, object, why)
+    }
 }
 
 impl fmt::Display for Refusal {

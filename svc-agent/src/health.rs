@@ -1,29 +1,24 @@
 //! What asks whether the agent is well: `/healthz` (may this node get load-balancer traffic?), `/livez` (is the proxy
-//! itself well?), `/metrics`. Paths, codes and bodies are kube-proxy's (E1–E3).
+//! itself well?), `/metrics`. Paths, codes and bodies are kube-proxy's (E1–E3). Health check node ports: `node_port`.
 
-use std::convert::Infallible;
+mod http;
+mod node_port;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-/// A client that does not finish its request is sent away.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub use http::Answer;
+use http::{Answers, Paths, accept};
+pub use node_port::NodePortChecks;
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "listening on {addr}: {source}; give another --healthz-bind-address or --metrics-bind-address"
+    "listening on {addr}: {source}; give another --healthz-bind-address or --metrics-bind-address, and see `svc-agent check`: does kube-proxy still run?"
 )]
 pub struct Error {
     addr: SocketAddr,
@@ -66,7 +61,8 @@ impl Health {
             .unwrap_or_else(std::sync::PoisonError::into_inner) = since;
     }
 
-    fn is_healthy(&self) -> bool {
+    /// Whether what is served is what is wanted, whatever becomes of the node.
+    pub fn is_healthy(&self) -> bool {
         self.synced.load(Ordering::Acquire) && self.stale_since().is_none()
     }
 
@@ -106,16 +102,9 @@ impl Health {
             well,
             content_type: "application/json",
             body: body.to_string(),
+            weight: None,
         })
     }
-}
-
-/// What is sent back: 200 when well, else 503.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub well: bool,
-    pub content_type: &'static str,
-    pub body: String,
 }
 
 /// Listens for health checks.
@@ -123,7 +112,8 @@ pub async fn serve_health(
     addr: SocketAddr,
     health: Arc<Health>,
 ) -> Result<impl Future<Output = ()>, Error> {
-    serve(addr, move |path| health.answer(path, Timestamp::now())).await
+    let paths = Paths(move |path: &str| health.answer(path, Timestamp::now()));
+    serve(addr, paths).await
 }
 
 /// Listens for scrapes; `metrics` makes the text (Prometheus format) anew for each.
@@ -135,88 +125,24 @@ pub async fn serve_metrics<M>(
 where
     M: Fn() -> String + Send + Sync + 'static,
 {
-    serve(addr, move |path| match path {
+    let paths = Paths(move |path: &str| match path {
         "/metrics" => Some(Answer {
             well: true,
             content_type: "text/plain; version=0.0.4",
             body: metrics(),
+            weight: None,
         }),
         _ => health.answer(path, Timestamp::now()),
-    })
-    .await
+    });
+    serve(addr, paths).await
 }
 
 /// Binds at once, so that a port in use is known before anything else happens; the future returned serves for ever.
-async fn serve<A>(addr: SocketAddr, answer: A) -> Result<impl Future<Output = ()>, Error>
-where
-    A: Fn(&str) -> Option<Answer> + Send + Sync + 'static,
-{
+async fn serve(addr: SocketAddr, answers: impl Answers) -> Result<impl Future<Output = ()>, Error> {
     let listener = TcpListener::bind(addr)
         .await
         .map_err(|source| Error { addr, source })?;
-    Ok(accept(listener, Arc::new(answer)))
-}
-
-async fn accept<A>(listener: TcpListener, answer: Arc<A>)
-where
-    A: Fn(&str) -> Option<Answer> + Send + Sync + 'static,
-{
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of descriptors, most likely: others have to close some first.
-                tracing::warn!("accepting a health check: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let answer = answer.clone();
-        tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let response = respond(&request, answer.as_ref());
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let mut http = http1::Builder::new();
-            let http = http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-            if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!("a health check was cut off: {error}");
-            }
-        });
-    }
-}
-
-fn respond(
-    request: &Request<Incoming>,
-    answer: &impl Fn(&str) -> Option<Answer>,
-) -> Response<Full<Bytes>> {
-    let plain = |status, body: &'static str| (status, "text/plain", body.to_owned());
-    let (status, content_type, body) = if ![Method::GET, Method::HEAD].contains(request.method()) {
-        plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n")
-    } else {
-        match answer(request.uri().path()) {
-            Some(Answer {
-                well: true,
-                content_type,
-                body,
-            }) => (StatusCode::OK, content_type, body),
-            Some(Answer {
-                well: false,
-                content_type,
-                body,
-            }) => (StatusCode::SERVICE_UNAVAILABLE, content_type, body),
-            None => plain(StatusCode::NOT_FOUND, "not here\n"),
-        }
-    };
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(
-        "x-content-type-options",
-        HeaderValue::from_static("nosniff"),
-    );
-    response
+    Ok(accept(listener, Arc::new(answers)))
 }
 
 #[cfg(test)]

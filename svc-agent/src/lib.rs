@@ -17,6 +17,7 @@ pub mod health;
 pub mod inspect;
 pub mod maglev;
 pub mod node;
+pub mod notices;
 pub mod plan;
 pub mod reconcile;
 pub mod refusals;

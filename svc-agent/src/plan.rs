@@ -26,7 +26,7 @@ pub use changes::{Changes, FamilyChanges, Write};
 pub use label::Label;
 
 use crate::config::Cidr;
-use crate::desired::{Port, Refusal, Service, ServiceName};
+use crate::desired::{Fault, Port, Refusal, Service, ServiceName};
 use side::Side;
 
 /// A batch of plans. What one batch frees is not used again before the batch is released.
@@ -145,7 +145,7 @@ impl Planner {
                 let why = format!(
                     "{full}; what the Service had before stays, the rest is tried again when there is room"
                 );
-                refusals.push(Refusal { object, why });
+                refusals.push(Refusal::new(Fault::TableFull, object, why));
                 Changes::default()
             }
         };
@@ -293,10 +293,7 @@ impl Planner {
                 None
             };
             if let Some(why) = why {
-                refusals.push(Refusal {
-                    object: object.to_owned(),
-                    why,
-                });
+                refusals.push(Refusal::invalid(object, why));
                 continue;
             }
             let id = had.get(&label).copied().unwrap_or_else(|| {
@@ -358,10 +355,7 @@ impl Planner {
                 "{}:{}/{} is already a frontend of another port or Service: give one of them another address or port",
                 at.ip, at.port, at.protocol
             );
-            let refusal = Refusal {
-                object: object.to_owned(),
-                why,
-            };
+            let refusal = Refusal::new(Fault::FrontendConflict, object, why);
             if !refusals.contains(&refusal) {
                 refusals.push(refusal);
             }

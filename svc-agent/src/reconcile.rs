@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use crate::claims::Claims;
 use crate::cluster::{Cluster, Event};
-use crate::compile::{Facts, compile};
+use crate::compile::{Facts, compile, health_check};
 use crate::config::Cidr;
-use crate::desired::{Refusal, Service, ServiceName};
+use crate::desired::{HealthCheck, Refusal, Service, ServiceName};
 use crate::plan::{Changes, Planner};
 
 /// The Cluster, the mirror of the maps, and what lies between them.
@@ -29,6 +29,8 @@ pub struct Round {
     pub changes: Changes,
     /// Of every Service that was looked at, what is refused of it now; nothing, when all is well.
     pub refusals: BTreeMap<ServiceName, Vec<Refusal>>,
+    /// And what load balancers are told of it.
+    pub health_checks: BTreeMap<ServiceName, Option<HealthCheck>>,
 }
 
 impl Reconciler {
@@ -143,6 +145,8 @@ impl Reconciler {
         let (changes, unfit) = self.planner.plan(&name, exists.then_some(&desired));
         refusals.extend(unfit);
         round.changes.merge(changes);
+        let check = health_check(&self.cluster, &name, &self.facts);
+        round.health_checks.insert(name.clone(), check);
         round.refusals.insert(name, refusals);
     }
 }

@@ -40,10 +40,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_new_once_and_again_after_it_had_gone() {
-        let refusal = || Refusal {
-            object: "Service default/web".into(),
-            why: "no".into(),
-        };
+        let refusal = || Refusal::invalid("Service default/web", "no");
         let mut refusals = Refusals::default();
         assert_eq!(refusals.update("web", [refusal()]), [refusal()]);
         assert!(refusals.update("web", [refusal()]).is_empty());

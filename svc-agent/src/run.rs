@@ -19,9 +19,10 @@ use crate::compile::{Facts, node_port_addresses};
 use crate::config::{Run, Xdp};
 use crate::connections;
 use crate::dataplane::{self, Dataplane};
-use crate::desired::Refusal;
-use crate::health::Health;
+use crate::desired::{Fault, Refusal, ServiceName};
+use crate::health::{Health, NodePortChecks};
 use crate::node::{self, Devices, Selection, Watch};
+use crate::notices::{Notices, Regarding};
 use crate::plan::{Generation, Planner};
 use crate::reconcile::Reconciler;
 use crate::refusals::Refusals;
@@ -48,8 +49,8 @@ pub async fn run(options: &Run) -> Result<()> {
         .context("reading the host's name; give --hostname-override")?;
     let (events, mut inbox) = mpsc::channel(source::QUEUE);
     // Before anything is loaded: without a source there is nothing to serve.
-    let mut source = start_source(options, node_name.clone(), events).await?;
-    let mut agent = Agent::start(options, node_name).await?;
+    let (mut source, notices) = start_source(options, node_name.clone(), events).await?;
+    let mut agent = Agent::start(options, node_name, notices).await?;
     loop {
         let due = agent.due();
         tokio::select! {
@@ -71,6 +72,7 @@ pub async fn run(options: &Run) -> Result<()> {
         }
         agent.settle();
         agent.recount().await;
+        agent.serve_health_checks().await;
     }
     tracing::info!("stopping; the dataplane stays");
     if options.unload_on_exit {
@@ -93,20 +95,28 @@ async fn start_source(
     options: &Run,
     node_name: String,
     events: mpsc::Sender<Event>,
-) -> Result<Source> {
+) -> Result<(Source, Notices)> {
     if let Some(dir) = options.manifests.clone() {
         std::fs::read_dir(&dir)
             .with_context(|| format!("--manifests {} cannot be read", dir.display()))?;
         tracing::info!("serving the Services of {}", dir.display());
-        return Ok(Box::pin(async move {
-            Ok(source::manifests::run(&dir, events).await?)
-        }));
+        let source = async move { Ok(source::manifests::run(&dir, events).await?) };
+        return Ok((Box::pin(source), Notices::default()));
     }
     let client = source::kube::client(options.kubeconfig.as_deref()).await?;
-    Ok(Box::pin(async move {
-        source::kube::run(client, &node_name, events).await;
+    let (notices, queue) = Notices::new();
+    let theirs = notices.clone();
+    let source = async move {
+        let record = source::kube::record(client.clone(), &node_name, queue);
+        let watch = source::kube::run(client.clone(), &node_name, events, &theirs);
+        // The watches end when the agent does.
+        tokio::select! {
+            () = watch => (),
+            () = record => (),
+        }
         Ok(())
-    }))
+    };
+    Ok((Box::pin(source), notices))
 }
 
 /// The one writer.
@@ -116,7 +126,9 @@ struct Agent<'a> {
     dataplane: Dataplane,
     reconciler: Reconciler,
     refusals: Refusals,
+    notices: Notices,
     health: Arc<Health>,
+    health_checks: NodePortChecks,
     netlink: Watch,
     devices: Devices,
     /// What each batch gave up, free to be used again from then on.
@@ -132,9 +144,9 @@ struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
-    async fn start(options: &'a Run, node_name: String) -> Result<Self> {
+    async fn start(options: &'a Run, node_name: String, notices: Notices) -> Result<Self> {
         let health = Arc::new(Health::default());
-        start::serve(options, &health).await?;
+        start::serve(options, &health, &notices).await?;
         let netlink = Watch::open()?;
         let devices = netlink.devices().await?;
         let mut dataplane = Dataplane::open(&options.bpf_root)?;
@@ -154,6 +166,8 @@ impl<'a> Agent<'a> {
             dataplane,
             reconciler: Reconciler::new(Cluster::new(node_name), planner),
             refusals: Refusals::default(),
+            notices,
+            health_checks: NodePortChecks::new(health.clone()),
             health,
             netlink,
             devices,
@@ -178,6 +192,7 @@ impl<'a> Agent<'a> {
             .into_iter()
             .chain(self.reattach)
             .chain(self.recount.due())
+            .chain(self.health_checks.due())
             .chain(free)
             .min()
     }
@@ -270,11 +285,11 @@ impl<'a> Agent<'a> {
         });
         self.reattach = missing.then(|| Instant::now() + RETRY);
         let object = "device hooks".to_owned();
-        let refusals = errors.iter().map(|error| Refusal {
-            object: object.clone(),
-            why: error.to_string(),
-        });
-        self.refusals.update(&object, refusals);
+        let refusals = errors
+            .iter()
+            .map(|error| Refusal::new(Fault::NotAttached, object.clone(), error.to_string()));
+        let new = self.refusals.update(&object, refusals);
+        self.notices.refused(None, &new);
     }
 
     /// Brings the maps to what is wanted.
@@ -295,7 +310,10 @@ impl<'a> Agent<'a> {
         self.take_facts();
         let round = self.reconciler.round();
         for (name, refusals) in round.refusals {
-            self.refusals.update(&format!("Service {name}"), refusals);
+            self.refuse(&name, &format!("Service {name}"), refusals);
+        }
+        for (name, check) in round.health_checks {
+            self.health_checks.set(&name, check);
         }
         let entries = round.changes.len();
         if entries > 0 {
@@ -336,6 +354,27 @@ impl<'a> Agent<'a> {
                 tracing::warn!("{error}");
             }
         }
+    }
+
+    /// Listens where load balancers ask, as far as that can be had.
+    async fn serve_health_checks(&mut self) {
+        for (name, refusals) in self.health_checks.settle().await {
+            self.refuse(&name, &format!("health check of Service {name}"), refusals);
+        }
+    }
+
+    /// Says what is refused of a Service, in the log and in the API; `what` of it was looked at.
+    fn refuse(&mut self, name: &ServiceName, what: &str, refusals: Vec<Refusal>) {
+        let new = self.refusals.update(what, refusals);
+        let service = self.reconciler.cluster.service(name);
+        let regarding = service.map(|service| Regarding {
+            api_version: "v1".into(),
+            kind: "Service".into(),
+            namespace: name.namespace.clone(),
+            name: name.name.clone(),
+            uid: service.uid.clone(),
+        });
+        self.notices.refused(regarding.as_ref(), &new);
     }
 
     fn take_facts(&mut self) {

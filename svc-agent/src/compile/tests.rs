@@ -1,5 +1,6 @@
 mod endpoints;
 mod frontends;
+mod health;
 mod ranges;
 mod weights;
 

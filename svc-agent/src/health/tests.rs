@@ -66,7 +66,9 @@ async fn the_listener_answers_and_turns_away() {
     let answers = health.clone();
     tokio::spawn(accept(
         listener,
-        Arc::new(move |path: &str| answers.answer(path, Timestamp::now())),
+        Arc::new(Paths(move |path: &str| {
+            answers.answer(path, Timestamp::now())
+        })),
     ));
     assert!(get(addr, "GET /healthz").await.starts_with("HTTP/1.1 503"));
     health.synced();

@@ -11,6 +11,7 @@ use crate::config::{Run, SocketLb};
 use crate::dataplane::{self, Dataplane, Pinned};
 use crate::health::{self, Health};
 use crate::node::SnatPorts;
+use crate::notices::Notices;
 
 pub(super) fn node_config(options: &Run) -> Result<NodeConfig> {
     let ports = SnatPorts::read();
@@ -77,19 +78,21 @@ pub fn cgroup_root() -> Result<PathBuf> {
         .context("a line of mountinfo is too short")
 }
 
-pub(super) async fn serve(options: &Run, health: &Arc<Health>) -> Result<()> {
+pub(super) async fn serve(options: &Run, health: &Arc<Health>, notices: &Notices) -> Result<()> {
     if let Some(addr) = options.healthz_bind_address.0 {
         tokio::spawn(health::serve_health(addr, health.clone()).await?);
     }
     if let Some(addr) = options.metrics_bind_address.0 {
         let root = options.bpf_root.clone();
-        tokio::spawn(health::serve_metrics(addr, health.clone(), move || metrics(&root)).await?);
+        let notices = notices.clone();
+        let text = move || metrics(&root, &notices);
+        tokio::spawn(health::serve_metrics(addr, health.clone(), text).await?);
     }
     Ok(())
 }
 
-/// The counters by reason, read from the pinned maps.
-fn metrics(root: &std::path::Path) -> String {
+/// The counters by reason, read from the pinned maps, and those of what is refused of objects.
+fn metrics(root: &std::path::Path, notices: &Notices) -> String {
     let mut text = String::from(
         "# HELP svcplane_not_forwarded_total Packets and connects that a Service did not carry, by reason.\n\
          # TYPE svcplane_not_forwarded_total counter\n",
@@ -104,6 +107,14 @@ fn metrics(root: &std::path::Path) -> String {
             }
         }
         Err(error) => tracing::warn!("metrics: {error}"),
+    }
+    text += "# HELP svcplane_refusals_total What was refused of Services and other objects since the start, by what is wrong.\n\
+             # TYPE svcplane_refusals_total counter\n";
+    for (fault, count) in notices.counts() {
+        text += &format!(
+            "svcplane_refusals_total{{reason=\"{}\"}} {count}\n",
+            fault.name()
+        );
     }
     text
 }

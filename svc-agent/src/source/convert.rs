@@ -67,10 +67,8 @@ impl Notes {
     }
 
     pub(super) fn refuse(&mut self, why: impl Into<String>) {
-        self.refusals.push(Refusal {
-            object: self.object.clone(),
-            why: why.into(),
-        });
+        self.refusals
+            .push(Refusal::invalid(self.object.clone(), why));
     }
 
     /// An address; a v4-mapped one is the IPv4 address it stands for.

@@ -1,6 +1,8 @@
 //! The Kubernetes API as a source: Services, EndpointSlices and this node's own Node, watched; lists and watches are
 //! taken up again by themselves when the API server was away.
 
+mod events;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::Path;
@@ -14,10 +16,11 @@ use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Config, Resource};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::convert::{self, Converted, LABEL_SELECTOR};
 use crate::cluster::{Change, Event};
+use crate::notices::{Notice, Notices, Regarding};
 use crate::refusals::Refusals;
 
 /// The API server sends a bookmark about every minute: a watch that is silent for longer than this is dead.
@@ -51,8 +54,13 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     Ok(Client::try_from(config)?)
 }
 
+/// Turns notices into Events, until nobody has any more.
+pub async fn record(client: Client, node_name: &str, notices: Receiver<Notice>) {
+    events::record(client, node_name, notices).await;
+}
+
 /// Watches until the receiver is gone.
-pub async fn run(client: Client, node_name: &str, events: Sender<Event>) {
+pub async fn run(client: Client, node_name: &str, events: Sender<Event>, notices: &Notices) {
     let ours = watcher::Config::default().labels(LABEL_SELECTOR);
     let this_node = watcher::Config::default().fields(&format!("metadata.name={node_name}"));
     tokio::join!(
@@ -62,7 +70,8 @@ pub async fn run(client: Client, node_name: &str, events: Sender<Event>) {
             ours.clone(),
             convert::service,
             Event::Service,
-            &events
+            &events,
+            notices
         ),
         watch::<EndpointSlice, _, _>(
             &client,
@@ -70,7 +79,8 @@ pub async fn run(client: Client, node_name: &str, events: Sender<Event>) {
             ours,
             convert::slice,
             Event::Slice,
-            &events
+            &events,
+            notices
         ),
         watch::<Node, _, _>(
             &client,
@@ -78,7 +88,8 @@ pub async fn run(client: Client, node_name: &str, events: Sender<Event>) {
             this_node,
             convert::node,
             Event::Node,
-            &events
+            &events,
+            notices
         ),
     );
 }
@@ -91,6 +102,7 @@ async fn watch<O, K, V>(
     convert: fn(&O) -> Converted<K, V>,
     event: fn(Change<K, V>) -> Event,
     events: &Sender<Event>,
+    notices: &Notices,
 ) where
     O: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     K: Ord + Clone,
@@ -109,7 +121,8 @@ async fn watch<O, K, V>(
                 value,
                 refusals: found,
             } = convert(object);
-            refusals.update(&name(object), found);
+            let new = refusals.update(&name(object), found);
+            notices.refused(Some(&regarding(object)), &new);
             (key, value)
         };
         let change = match next {
@@ -146,6 +159,18 @@ async fn watch<O, K, V>(
         if events.send(event(change)).await.is_err() {
             return;
         }
+    }
+}
+
+fn regarding<O: Resource<DynamicType = ()>>(object: &O) -> Regarding {
+    let meta = object.meta();
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    Regarding {
+        api_version: O::api_version(&()).into_owned(),
+        kind: O::kind(&()).into_owned(),
+        namespace: text(&meta.namespace),
+        name: text(&meta.name),
+        uid: text(&meta.uid),
     }
 }
 

@@ -32,6 +32,7 @@ fn converted(object: &core::Service, notes: &mut Notes) -> Service {
     Service {
         r#type: service_type(spec.type_.as_deref(), notes),
         headless,
+        uid: meta.uid.clone().unwrap_or_default(),
         created: meta
             .creation_timestamp
             .as_ref()
@@ -63,10 +64,7 @@ fn converted(object: &core::Service, notes: &mut Notes) -> Service {
             notes,
         ),
         affinity: affinity(&spec, notes),
-        health_check_node_port: spec
-            .health_check_node_port
-            .and_then(|p| u16::try_from(p).ok())
-            .unwrap_or(0),
+        health_check_node_port: health_check_node_port(&spec, notes),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         selector: spec.selector.unwrap_or_default(),
     }
@@ -169,6 +167,16 @@ fn port(port: &core::ServicePort, notes: &mut Notes) -> Option<ServicePort> {
         port: number,
         target,
         node_port,
+    })
+}
+
+fn health_check_node_port(spec: &core::ServiceSpec, notes: &mut Notes) -> u16 {
+    let number = spec.health_check_node_port.unwrap_or(0);
+    u16::try_from(number).unwrap_or_else(|_| {
+        notes.refuse(format!(
+            "healthCheckNodePort {number} is not in 1–65535; it is not served"
+        ));
+        0
     })
 }
 

@@ -49,10 +49,10 @@ impl Folder {
                     self.read_file(path);
                 }
             }
-            Err(error) => refusals.push(Refusal {
-                object: format!("folder {}", self.dir.display()),
-                why: format!("cannot be read: {error}; what it said last stays"),
-            }),
+            Err(error) => refusals.push(Refusal::invalid(
+                format!("folder {}", self.dir.display()),
+                format!("cannot be read: {error}; what it said last stays"),
+            )),
         }
         refusals.extend(self.files.values().filter_map(|file| file.problem.clone()));
         let objects = together(
@@ -72,7 +72,7 @@ impl Folder {
             Err(error) => {
                 let why = format!("cannot be read: {error}; what it said last stays");
                 let object = format!("file {}", file_name(&path));
-                self.files.entry(path).or_default().problem = Some(Refusal { object, why });
+                self.files.entry(path).or_default().problem = Some(Refusal::invalid(object, why));
                 return;
             }
         };
@@ -94,10 +94,10 @@ impl Folder {
                 what,
             }) => {
                 let object = format!("file {} document {document} line {line}", file_name(&path));
-                known.problem = Some(Refusal {
+                known.problem = Some(Refusal::invalid(
                     object,
-                    why: format!("{what}; what the file said last stays"),
-                });
+                    format!("{what}; what the file said last stays"),
+                ));
             }
         }
     }
@@ -157,10 +157,10 @@ fn together<'a>(all: impl Iterator<Item = &'a Object>, refusals: &mut Vec<Refusa
             Object::Node(o) => ("Node", &o.metadata),
             Object::Pod(o) => ("Pod", &o.metadata),
             Object::Other(kind) => {
-                let refusal = Refusal {
-                    object: kind.clone(),
-                    why: "is of no use here; all such objects are skipped".into(),
-                };
+                let refusal = Refusal::invalid(
+                    kind.clone(),
+                    "is of no use here; all such objects are skipped",
+                );
                 if !refusals.contains(&refusal) {
                     refusals.push(refusal);
                 }
@@ -170,15 +170,15 @@ fn together<'a>(all: impl Iterator<Item = &'a Object>, refusals: &mut Vec<Refusa
         let (namespace, name) = name(meta);
         let described = format!("{kind} {namespace}/{name}");
         if name.is_empty() {
-            refusals.push(Refusal {
-                object: kind.into(),
-                why: "has no metadata.name; it is skipped".into(),
-            });
+            refusals.push(Refusal::invalid(
+                kind,
+                "has no metadata.name; it is skipped",
+            ));
         } else if !seen.insert(described.clone()) {
-            refusals.push(Refusal {
-                object: described,
-                why: "is there twice; the first one is used".into(),
-            });
+            refusals.push(Refusal::invalid(
+                described,
+                "is there twice; the first one is used",
+            ));
         } else {
             match object {
                 Object::Service(o) => insert(&mut objects.services, convert::service(o), refusals),

@@ -1,0 +1,123 @@
+//! The HTTP server behind every answer of the agent: one task per listener, and with the task its connections end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// A client that does not finish its request is sent away.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is sent back: 200 when well, else 503.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub well: bool,
+    pub content_type: &'static str,
+    pub body: String,
+    /// `X-Load-Balancing-Endpoint-Weight`: how large a part this node can take.
+    pub weight: Option<usize>,
+}
+
+/// What a listener answers: by path and only to GET, or (a health check node port) to whatever is asked.
+pub(super) trait Answers: Send + Sync + 'static {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>>;
+}
+
+/// Answers of a server with paths.
+pub(super) struct Paths<A>(pub(super) A);
+
+impl<A: Fn(&str) -> Option<Answer> + Send + Sync + 'static> Answers for Paths<A> {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let plain = |status, body: &str| response(status, "text/plain", body.to_owned());
+        if ![Method::GET, Method::HEAD].contains(request.method()) {
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        }
+        match (self.0)(request.uri().path()) {
+            Some(answer) => answer.into_response(),
+            None => plain(StatusCode::NOT_FOUND, "not here\n"),
+        }
+    }
+}
+
+/// One answer whatever the path and the method.
+pub(super) struct Always<A>(pub(super) A);
+
+impl<A: Fn() -> Answer + Send + Sync + 'static> Answers for Always<A> {
+    fn answer(&self, _request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        (self.0)().into_response()
+    }
+}
+
+impl Answer {
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let status = if self.well {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let mut response = response(status, self.content_type, self.body);
+        if let Some(weight) = self.weight {
+            response
+                .headers_mut()
+                .insert("x-load-balancing-endpoint-weight", weight.into());
+        }
+        response
+    }
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+/// Serves until it is dropped, which closes the listener and every connection.
+pub(super) async fn accept(listener: TcpListener, answers: Arc<impl Answers>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: others have to close some first.
+                tracing::warn!("accepting a health check: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        connections.spawn(converse(stream, answers.clone()));
+    }
+}
+
+fn converse(
+    stream: TcpStream,
+    answers: Arc<impl Answers>,
+) -> impl Future<Output = ()> + Send + 'static {
+    async move {
+        let service = service_fn(move |request| {
+            let response = answers.answer(&request);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let mut http = http1::Builder::new();
+        let http = http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+            tracing::debug!("a health check was cut off: {error}");
+        }
+    }
+}
