@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 
 use crate::config::Check;
 use crate::dataplane;
-use crate::node::{Devices, Selection, SnatPorts, Watch, default_addresses};
+use crate::node::{Devices, Reached, Selection, SnatPorts, Watch, default_addresses};
+use crate::rivals;
 use crate::run::cgroup_root;
 
 /// What one look at the node found.
@@ -42,7 +43,7 @@ pub fn check(options: &Check) -> Result<()> {
     findings.extend(devices(options));
     findings.extend(reverse_path_filter());
     findings.extend(snat_ports());
-    findings.extend(other_proxy());
+    findings.extend(other_proxies());
     let mut bad = 0;
     for finding in &findings {
         match finding {
@@ -155,7 +156,10 @@ fn devices(options: &Check) -> Vec<Finding> {
         devices: options.devices.clone(),
         pod_devices: Vec::new(),
     };
-    let node = default_addresses(&devices);
+    let node = Reached {
+        node: default_addresses(&devices),
+        ..Reached::default()
+    };
     let outside: Vec<&str> = devices
         .values()
         .filter(|d| selection.is_outside(d, &node))
@@ -221,24 +225,13 @@ fn snat_ports() -> Option<Finding> {
     SnatPorts::read().warning().map(Warning)
 }
 
-/// Rules of a kube-proxy that runs, or that was not cleaned up.
-fn other_proxy() -> Vec<Finding> {
-    let ask = |program: &str, args: &[&str]| {
-        let output = std::process::Command::new(program)
-            .args(args)
-            .output()
-            .ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let mut findings = Vec::new();
-    if ask("nft", &["list", "tables"]).is_some_and(|tables| tables.contains("kube-proxy")) {
-        findings.push(Warning("kube-proxy's nftables rules are here (table kube-proxy): stop it and run kube-proxy --cleanup".into()));
+/// A kube-proxy that runs or was not cleaned up, or another dataplane that serves Services.
+fn other_proxies() -> Vec<Finding> {
+    let devices = read_devices().unwrap_or_default();
+    let mut found: Vec<Finding> = rivals::find(&devices).into_iter().map(Warning).collect();
+    if found.is_empty() {
+        found.push(Good("no other service proxy is here".into()));
     }
-    if ask("iptables-save", &["-t", "nat"]).is_some_and(|rules| rules.contains("KUBE-SERVICES")) {
-        findings.push(Warning("kube-proxy's iptables rules are here (chain KUBE-SERVICES): stop it and run kube-proxy --cleanup".into()));
-    }
-    findings
+    found.extend(rivals::taken_ports().into_iter().map(Warning));
+    found
 }

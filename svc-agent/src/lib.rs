@@ -21,6 +21,7 @@ pub mod notices;
 pub mod plan;
 pub mod reconcile;
 pub mod refusals;
+pub mod rivals;
 pub mod run;
 pub mod shares;
 pub mod source;

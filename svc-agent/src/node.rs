@@ -24,12 +24,27 @@ pub struct Device {
     /// The other end is in another network namespace.
     pub peer_elsewhere: bool,
     pub default_route: bool,
+    /// The bond, bridge or the like that it is a port of.
+    pub master: Option<u32>,
+    /// The device below, of a VLAN device.
+    pub parent: Option<u32>,
+    /// One of its addresses has neighbours: a pod's host-side device has its gateway's address alone.
+    pub has_subnet: bool,
     /// Global addresses in the kernel's order, which is that of preference.
     pub addresses: Vec<IpAddr>,
 }
 
 /// Every device of this network namespace, by index.
 pub type Devices = BTreeMap<u32, Device>;
+
+/// What the node is reached by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// The addresses that it is known by.
+    pub node: Vec<IpAddr>,
+    /// Those that NodePorts are served on.
+    pub node_ports: Vec<IpAddr>,
+}
 
 /// Which devices the agent is told to use.
 #[derive(Clone, Debug, Default)]
@@ -41,10 +56,14 @@ pub struct Selection {
 /// Tunnels bring in what other nodes send: answers to connections that this node masqueraded.
 const TUNNELS: [&str; 3] = ["vxlan", "geneve", "gretap"];
 const POD_KINDS: [&str; 2] = ["veth", "netkit"];
+/// Pods may be behind a bridge, and nothing is behind a dummy: an address of theirs makes nobody come in there.
+const INNER_KINDS: [&str; 2] = ["bridge", "dummy"];
+/// Packets come in at these and not, once more, at their ports.
+const MASTERS: [&str; 3] = ["bond", "team", "bridge"];
 
 impl Selection {
-    /// Whether packets from outside come in here. `node_addresses`: what the node is known by.
-    pub fn is_outside(&self, device: &Device, node_addresses: &[IpAddr]) -> bool {
+    /// Whether packets from outside come in here.
+    pub fn is_outside(&self, device: &Device, reached: &Reached) -> bool {
         if device.loopback || !device.ethernet {
             return false;
         }
@@ -52,13 +71,14 @@ impl Selection {
             return self.devices.iter().any(|glob| glob.matches(&device.name));
         }
         device.default_route
-            || device.addresses.iter().any(|a| node_addresses.contains(a))
+            || device.has_one_of(&reached.node)
+            || device.serves(&reached.node_ports)
             || TUNNELS.contains(&device.kind.as_str())
     }
 
     /// Whether a pod is behind it.
-    pub fn is_pod(&self, device: &Device, node_addresses: &[IpAddr]) -> bool {
-        if device.loopback || !device.ethernet || self.is_outside(device, node_addresses) {
+    pub fn is_pod(&self, device: &Device, reached: &Reached) -> bool {
+        if device.loopback || !device.ethernet || self.is_outside(device, reached) {
             return false;
         }
         if !self.pod_devices.is_empty() {
@@ -74,21 +94,26 @@ impl Selection {
     pub fn hooks(
         &self,
         devices: &Devices,
-        node_addresses: &[IpAddr],
+        reached: &Reached,
         xdp: config::Xdp,
     ) -> BTreeMap<(u32, Hook), String> {
         let mut hooks = BTreeMap::new();
         for (&ifindex, device) in devices {
+            if self.is_met_at_its_master(device, devices, reached) {
+                continue;
+            }
             let mut on = |hook| hooks.insert((ifindex, hook), device.name.clone());
-            if self.is_pod(device, node_addresses) {
+            if self.is_pod(device, reached) {
                 on(Hook::PodIngress);
                 on(Hook::PodEgress);
-            } else if self.is_outside(device, node_addresses) {
+            } else if self.is_outside(device, reached) {
                 on(Hook::NodeIngress);
                 on(Hook::NodeEgress);
                 match xdp {
                     // On a software device native XDP costs more than it saves (docs/performance.md).
-                    config::Xdp::Auto if device.kind.is_empty() => on(Hook::Xdp(XdpMode::Native)),
+                    config::Xdp::Auto if may_have_xdp(ifindex, device, devices) => {
+                        on(Hook::Xdp(XdpMode::Native))
+                    }
                     config::Xdp::Native => on(Hook::Xdp(XdpMode::Native)),
                     config::Xdp::Generic => on(Hook::Xdp(XdpMode::Generic)),
                     config::Xdp::Auto | config::Xdp::Off => None,
@@ -96,6 +121,37 @@ impl Selection {
             }
         }
         hooks
+    }
+
+    /// A port of a bond, a team or a bridge that leads outside: what comes in there is seen at the master, and would be
+    /// translated twice.
+    fn is_met_at_its_master(&self, device: &Device, devices: &Devices, reached: &Reached) -> bool {
+        let master = device.master.and_then(|index| devices.get(&index));
+        master.is_some_and(|master| {
+            MASTERS.contains(&master.kind.as_str())
+                && self.is_outside(master, reached)
+                && self.is_outside(device, reached)
+        })
+    }
+}
+
+/// Where XDP is tried unasked: hardware, and bonds, which hand it to their ports. Not below VLAN devices: a NIC may
+/// have stripped the tag, and XDP would take the frame for an untagged one.
+fn may_have_xdp(ifindex: u32, device: &Device, devices: &Devices) -> bool {
+    let carries_vlans = devices
+        .values()
+        .any(|d| d.kind == "vlan" && d.parent == Some(ifindex));
+    (device.kind.is_empty() || device.kind == "bond") && !carries_vlans
+}
+
+impl Device {
+    fn has_one_of(&self, addresses: &[IpAddr]) -> bool {
+        self.addresses.iter().any(|a| addresses.contains(a))
+    }
+
+    /// Whether its address is one that NodePorts are served on, and somebody may come in here to ask.
+    fn serves(&self, node_ports: &[IpAddr]) -> bool {
+        self.has_subnet && !INNER_KINDS.contains(&self.kind.as_str()) && self.has_one_of(node_ports)
     }
 }
 

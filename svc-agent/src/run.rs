@@ -21,11 +21,12 @@ use crate::connections;
 use crate::dataplane::{self, Dataplane};
 use crate::desired::{Fault, Refusal, ServiceName};
 use crate::health::{Health, NodePortChecks};
-use crate::node::{self, Devices, Selection, Watch};
+use crate::node::{self, Devices, Reached, Selection, Watch};
 use crate::notices::{Notices, Regarding};
 use crate::plan::{Generation, Planner};
 use crate::reconcile::Reconciler;
 use crate::refusals::Refusals;
+use crate::rivals;
 use crate::source;
 use recount::Recount;
 
@@ -181,6 +182,9 @@ impl<'a> Agent<'a> {
         agent
             .reconciler
             .set_cluster_ranges(options.cluster_cidr.iter().copied());
+        for rival in rivals::find(&agent.devices) {
+            tracing::warn!("{rival}");
+        }
         agent.attach();
         Ok(agent)
     }
@@ -258,9 +262,13 @@ impl<'a> Agent<'a> {
     fn attach(&mut self) {
         let node_ips = self.node_ips();
         let addresses = node::device_addresses(&self.devices, &node_ips);
+        let reached = Reached {
+            node_ports: self.node_port_addresses(&node_ips),
+            node: node_ips.clone(),
+        };
         let hooks = self
             .selection
-            .hooks(&self.devices, &node_ips, self.options.xdp);
+            .hooks(&self.devices, &reached, self.options.xdp);
         let is_virtual =
             |device: &&u32| self.devices.get(device).is_some_and(|d| !d.kind.is_empty());
         let virtual_devices = self.devices.keys().filter(is_virtual).copied().collect();
@@ -377,21 +385,21 @@ impl<'a> Agent<'a> {
         self.notices.refused(regarding.as_ref(), &new);
     }
 
+    fn node_port_addresses(&self, node_ips: &[IpAddr]) -> Vec<IpAddr> {
+        let local: Vec<IpAddr> = node::own_addresses(&self.devices).into_iter().collect();
+        node_port_addresses(&self.options.nodeport_addresses, node_ips, &local)
+    }
+
     fn take_facts(&mut self) {
         let node_ips = self.attached_for.clone();
         let own = node::own_addresses(&self.devices);
-        let local: Vec<IpAddr> = own.iter().copied().collect();
         let node = self.reconciler.cluster.node();
         self.health
             .node_doomed(node.is_some_and(|node| node.doomed));
         let facts = Facts {
             node_name: self.reconciler.cluster.node_name().to_owned(),
             zone: node.and_then(|node| node.zone()).map(str::to_owned),
-            node_port_addresses: node_port_addresses(
-                &self.options.nodeport_addresses,
-                &node_ips,
-                &local,
-            ),
+            node_port_addresses: self.node_port_addresses(&node_ips),
             node_addresses: node_ips.clone(),
             external_cluster_ip: self.options.external_cluster_ip,
         };

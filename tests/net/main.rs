@@ -1,9 +1,11 @@
 //! Network namespaces, real agents, real sockets: every path in every setting.
 
 mod capture;
+mod checks;
 mod choice;
 mod churn;
 mod errors;
+mod facts;
 mod gone;
 mod inspect;
 mod lab;
@@ -116,6 +118,8 @@ fn main() {
             errors::CASES,
             churn::CASES,
             inspect::CASES,
+            checks::CASES,
+            facts::CASES,
             life::CASES,
             gone::CASES,
         ];

@@ -16,7 +16,14 @@ const LLVMS: [u32; 3] = [23, 22, 21];
 
 pub fn setup() -> Result<()> {
     ensure!(cfg!(target_os = "linux"), "svcplane runs on Linux only");
-    for (program, package) in [("ip", "iproute2"), ("ethtool", "ethtool"), ("cc", "gcc")] {
+    for (program, package) in [
+        ("ip", "iproute2"),
+        ("ethtool", "ethtool"),
+        ("cc", "gcc"),
+        // The tests put kube-proxy's rules there to see them found.
+        ("nft", "nftables"),
+        ("iptables-nft", "iptables"),
+    ] {
         if find_program(program).is_none() {
             apt_install(&[package])?;
         }

@@ -184,7 +184,9 @@ impl Links {
     ) -> Vec<Error> {
         let mut refused = self.detach_others(wanted);
         for (&(ifindex, hook), device) in wanted {
-            if self.attached.contains_key(&(ifindex, hook)) {
+            if let Some(known) = self.attached.get_mut(&(ifindex, hook)) {
+                // It may have been renamed.
+                known.clone_from(device);
                 continue;
             }
             match self.attach(ebpf, ifindex, hook, device) {

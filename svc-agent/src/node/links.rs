@@ -105,6 +105,8 @@ impl Watch {
                 (devices.get_mut(&message.header.index), address(&message))
             {
                 device.addresses.push(addr);
+                device.has_subnet |=
+                    message.header.prefix_len < if addr.is_ipv4() { 32 } else { 128 };
             }
         }
         for ifindex in self.default_route_devices().await.map_err(read("routes"))? {
@@ -163,6 +165,9 @@ fn device(link: LinkMessage) -> Device {
     for attribute in link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name = name,
+            LinkAttribute::Controller(index) => device.master = Some(index).filter(|i| *i != 0),
+            // Of a veth, the index of its peer in another namespace.
+            LinkAttribute::Link(index) => device.parent = Some(index),
             LinkAttribute::LinkNetNsId(_) => device.peer_elsewhere = true,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

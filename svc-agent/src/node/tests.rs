@@ -26,8 +26,12 @@ fn pod() -> Device {
 #[test]
 fn the_default_route_leads_outside_and_a_veth_with_its_end_elsewhere_leads_to_a_pod() {
     let all = Selection::default();
-    assert!(all.is_outside(&nic(), &[]) && !all.is_pod(&nic(), &[]));
-    assert!(all.is_pod(&pod(), &[]) && !all.is_outside(&pod(), &[]));
+    assert!(
+        all.is_outside(&nic(), &Reached::default()) && !all.is_pod(&nic(), &Reached::default())
+    );
+    assert!(
+        all.is_pod(&pod(), &Reached::default()) && !all.is_outside(&pod(), &Reached::default())
+    );
 }
 
 #[test]
@@ -36,8 +40,8 @@ fn the_node_of_a_kind_cluster_has_a_veth_that_leads_outside() {
         default_route: true,
         ..pod()
     };
-    assert!(Selection::default().is_outside(&eth0, &[]));
-    assert!(!Selection::default().is_pod(&eth0, &[]));
+    assert!(Selection::default().is_outside(&eth0, &Reached::default()));
+    assert!(!Selection::default().is_pod(&eth0, &Reached::default()));
 }
 
 #[test]
@@ -46,8 +50,12 @@ fn a_device_with_the_address_of_the_node_is_outside_without_any_default_route() 
         default_route: false,
         ..nic()
     };
-    assert!(!Selection::default().is_outside(&device, &[]));
-    assert!(Selection::default().is_outside(&device, &device.addresses));
+    assert!(!Selection::default().is_outside(&device, &Reached::default()));
+    let known = Reached {
+        node: device.addresses.clone(),
+        ..Reached::default()
+    };
+    assert!(Selection::default().is_outside(&device, &known));
 }
 
 #[test]
@@ -56,15 +64,15 @@ fn flags_decide_when_they_are_given() {
         devices: vec!["bond*".parse().unwrap()],
         pod_devices: vec!["tap*".parse().unwrap()],
     };
-    assert!(!selection.is_outside(&nic(), &[]));
-    assert!(!selection.is_pod(&pod(), &[]));
+    assert!(!selection.is_outside(&nic(), &Reached::default()));
+    assert!(!selection.is_pod(&pod(), &Reached::default()));
     assert!(selection.is_pod(
         &Device {
             name: "tap1".into(),
             kind: "tun".into(),
             ..pod()
         },
-        &[]
+        &Reached::default()
     ));
 }
 
@@ -81,13 +89,108 @@ fn auto_puts_xdp_on_hardware_only() {
             },
         ),
     ]);
-    let hooks = Selection::default().hooks(&devices, &[], config::Xdp::Auto);
+    let hooks = Selection::default().hooks(&devices, &Reached::default(), config::Xdp::Auto);
     let xdp: Vec<u32> = hooks
         .keys()
         .filter(|(_, hook)| matches!(hook, Hook::Xdp(_)))
         .map(|(ifindex, _)| *ifindex)
         .collect();
     assert_eq!(xdp, [2]);
+}
+
+/// A device of another kind, beside the NIC.
+fn of_kind(kind: &str, name: &str) -> Device {
+    Device {
+        name: name.into(),
+        kind: kind.into(),
+        ..nic()
+    }
+}
+
+/// The devices with an outside hook, and those with XDP.
+fn hooked(devices: Pair, reached: &Reached) -> (Vec<u32>, Vec<u32>) {
+    let hooks = Selection::default().hooks(&Devices::from(devices), reached, config::Xdp::Auto);
+    let with = |wanted: Hook| {
+        let at = hooks.keys().filter(|(_, hook)| *hook == wanted);
+        at.map(|(ifindex, _)| *ifindex).collect()
+    };
+    (with(Hook::NodeIngress), with(Hook::Xdp(XdpMode::Native)))
+}
+
+type Pair = [(u32, Device); 2];
+
+#[test]
+fn a_bond_is_met_at_itself_and_its_ports_are_left_alone() {
+    let port = Device {
+        master: Some(3),
+        ..nic()
+    };
+    let bond = |kind| [(2, port.clone()), (3, of_kind(kind, "bond0"))];
+    assert_eq!(
+        hooked(bond("bond"), &Reached::default()),
+        (vec![3], vec![3])
+    );
+    assert_eq!(hooked(bond("team"), &Reached::default()), (vec![3], vec![]));
+    assert_eq!(
+        hooked(bond("bridge"), &Reached::default()),
+        (vec![3], vec![])
+    );
+    assert_eq!(
+        hooked(bond("vrf"), &Reached::default()).0,
+        [2, 3],
+        "a VRF is a routing table, no way in"
+    );
+    // A port whose master is nobody's business is met itself: the pods of a bridge are.
+    let inner = Device {
+        default_route: false,
+        ..of_kind("bridge", "cni0")
+    };
+    assert_eq!(
+        hooked([(2, port.clone()), (3, inner)], &Reached::default()).0,
+        [2]
+    );
+}
+
+#[test]
+fn a_vlan_device_has_its_own_hooks_and_the_nic_below_no_xdp() {
+    let vlan = Device {
+        parent: Some(2),
+        ..of_kind("vlan", "eth0.100")
+    };
+    let (outside, xdp) = hooked([(2, nic()), (3, vlan)], &Reached::default());
+    assert_eq!((outside, xdp), (vec![2, 3], vec![]));
+}
+
+#[test]
+fn whoever_has_a_node_port_address_and_neighbours_leads_outside() {
+    let addr: IpAddr = "10.9.9.1".parse().unwrap();
+    let reached = Reached {
+        node: vec![],
+        node_ports: vec![addr],
+    };
+    let second = |kind: &str, has_subnet| Device {
+        addresses: vec![addr],
+        default_route: false,
+        has_subnet,
+        ..of_kind(kind, "second")
+    };
+    for (kind, has_subnet, outside) in [
+        ("", true, true),
+        ("vlan", true, true),
+        ("veth", true, true),
+        // A pod's gateway on its host-side device.
+        ("veth", false, false),
+        ("bridge", true, false),
+        ("dummy", true, false),
+    ] {
+        let device = second(kind, has_subnet);
+        assert_eq!(
+            Selection::default().is_outside(&device, &reached),
+            outside,
+            "{kind} {has_subnet}"
+        );
+        assert!(!Selection::default().is_outside(&device, &Reached::default()));
+    }
 }
 
 #[test]
