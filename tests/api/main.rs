@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+mod events;
 mod objects;
 mod prepare;
 mod server;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::ListParams;
 use objects::{CLUSTER_IPS, NODE_PORTS, create_service, delete_service, set_endpoints};
@@ -167,7 +169,7 @@ fn traffic_outlives_the_api_server_and_what_changed_meanwhile_is_caught_up() {
 }
 
 #[test]
-fn the_agents_rights_are_the_three_lists_it_needs() {
+fn the_agents_rights_are_three_lists_and_making_events() {
     let topology = topology();
     let api = ApiServer::start(&topology).unwrap();
     prepare(&api, &topology).unwrap();
@@ -190,6 +192,7 @@ fn the_agents_rights_are_the_three_lists_it_needs() {
                 ),
                 code(Api::<Node>::all(client.clone()).list(&all).await.err()),
                 code(Api::<Secret>::all(client.clone()).list(&all).await.err()),
+                code(Api::<Event>::all(client.clone()).list(&all).await.err()),
                 code(
                     Api::<Node>::all(client.clone())
                         .delete("node1", &Default::default())
@@ -199,5 +202,5 @@ fn the_agents_rights_are_the_three_lists_it_needs() {
             ])
         })
         .unwrap();
-    assert_eq!(codes, [200, 200, 200, 403, 403]);
+    assert_eq!(codes, [200, 200, 200, 403, 403, 403]);
 }

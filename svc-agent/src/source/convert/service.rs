@@ -117,12 +117,18 @@ fn load_balancer_ips(object: &core::Service, notes: &mut Notes) -> Vec<IpAddr> {
         .and_then(|lb| lb.ingress.as_ref())
         .into_iter()
         .flatten();
-    let ours = ingress.filter(|i| matches!(i.ip_mode.as_deref(), None | Some("VIP")));
-    distinct(ours.filter_map(|i| {
-        notes.ip(
-            "load balancer ingress",
-            i.ip.as_deref().filter(|ip| !ip.is_empty())?,
-        )
+    distinct(ingress.filter_map(|i| {
+        let ip = i.ip.as_deref().filter(|ip| !ip.is_empty())?;
+        match i.ip_mode.as_deref() {
+            None | Some("VIP") => notes.ip("load balancer ingress", ip),
+            Some("Proxy") => None,
+            Some(other) => {
+                notes.refuse(format!(
+                    "ipMode {other:?} is neither VIP nor Proxy; load balancer ingress {ip} is skipped"
+                ));
+                None
+            }
+        }
     }))
 }
 

@@ -1,3 +1,5 @@
+//! What is wrong with an object: `tests/bad_input.rs`.
+
 use serde::de::DeserializeOwned;
 
 use super::*;
@@ -111,89 +113,6 @@ fn headless_and_external_name_are_told_apart_and_other_proxies_services_are_thei
     assert_eq!(service(&object(labelled)).value, None);
 }
 
-/// Each bad field, its message, and that the other port or address is still there.
-#[test]
-fn a_bad_field_of_a_service_is_named_and_the_rest_is_used() {
-    for (bad, why) in [
-        (
-            "clusterIPs: [10.96.0.1, nonsense]",
-            r#"clusterIP "nonsense" is no IP address; it is skipped"#,
-        ),
-        (
-            "clusterIPs: [10.96.0.1, 10.96.0.2]",
-            "clusterIP 10.96.0.2 is the second one of its family; it is skipped",
-        ),
-        (
-            "clusterIP: 10.96.0.1, externalIPs: [10.0.0.256]",
-            r#"externalIP "10.0.0.256" is no IP address; it is skipped"#,
-        ),
-        (
-            "clusterIP: 10.96.0.1, type: Magic",
-            r#"type "Magic" is unknown; it is served as ClusterIP"#,
-        ),
-        (
-            "clusterIP: 10.96.0.1, sessionAffinity: Cookie",
-            r#"sessionAffinity "Cookie" is neither None nor ClientIP; None is used"#,
-        ),
-        (
-            "clusterIP: 10.96.0.1, sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}",
-            "sessionAffinity timeoutSeconds 0 is not in 1–86400; 10800 is used",
-        ),
-        (
-            "clusterIP: 10.96.0.1, externalTrafficPolicy: Near",
-            r#"externalTrafficPolicy "Near" is neither Cluster nor Local; Cluster is used"#,
-        ),
-    ] {
-        let read = spec(&format!("{{{bad}, ports: [{{port: 80}}]}}"));
-        assert_eq!(
-            read.refusals
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>(),
-            [format!("Service default/web: {why}")]
-        );
-        let web = read.value.unwrap();
-        assert_eq!((web.cluster_ips, web.ports.len()), (ips(&["10.96.0.1"]), 1));
-    }
-    for (bad, why) in [
-        ("port: 0", "port 0 is not in 1–65535; the port is skipped"),
-        (
-            "port: 65536",
-            "port 65536 is not in 1–65535; the port is skipped",
-        ),
-        ("name: x", "port 0 is not in 1–65535; the port is skipped"),
-        (
-            "port: 1, nodePort: -1",
-            "nodePort -1 is not in 1–65535; the port is skipped",
-        ),
-        (
-            "port: 1, targetPort: 70000",
-            "targetPort 70000 is not in 1–65535; the port is skipped",
-        ),
-        (
-            "port: 1, protocol: ICMP",
-            r#"protocol "ICMP" is none of TCP, UDP, SCTP; the port is skipped"#,
-        ),
-        (
-            "port: 1, name: good",
-            r#"two ports have the name "good"; the second one, 1, is skipped"#,
-        ),
-    ] {
-        let read = spec(&format!(
-            "{{clusterIP: 10.96.0.1, ports: [{{name: good, port: 80}}, {{{bad}}}]}}"
-        ));
-        assert_eq!(
-            read.refusals
-                .iter()
-                .map(|r| r.why.as_str())
-                .collect::<Vec<_>>(),
-            [why]
-        );
-        let ports = read.value.unwrap().ports;
-        assert_eq!(ports.iter().map(|p| p.port).collect::<Vec<_>>(), [80]);
-    }
-}
-
 #[test]
 fn missing_conditions_are_ready_serving_and_not_terminating() {
     let endpoints = "addressType: IPv4\nendpoints: [{addresses: [10.0.0.1, 10.0.0.2]}, {addresses: [10.0.0.3], conditions: {ready: false, terminating: true}}]";
@@ -227,56 +146,6 @@ fn hints_and_places_of_endpoints_are_read() {
     assert_eq!(
         (endpoint.zone_hints.len(), endpoint.node_hints.len()),
         (2, 1)
-    );
-}
-
-#[test]
-fn a_bad_field_of_a_slice_is_named_and_the_rest_is_used() {
-    for (bad, why) in [
-        (
-            "nonsense",
-            r#"address "nonsense" is no IP address; it is skipped"#,
-        ),
-        (
-            "'fd00::1'",
-            "address fd00::1 is not of the slice's addressType; it is skipped",
-        ),
-        (
-            "127.0.0.1",
-            "address 127.0.0.1 is a loopback address, which no endpoint can have; it is skipped",
-        ),
-        (
-            "0.0.0.0",
-            "address 0.0.0.0 is unspecified, which no endpoint can have; it is skipped",
-        ),
-        (
-            "224.0.0.1",
-            "address 224.0.0.1 is a multicast address, which no endpoint can have; it is skipped",
-        ),
-        (
-            "169.254.1.1",
-            "address 169.254.1.1 is a link-local address, which no endpoint can have; it is skipped",
-        ),
-    ] {
-        let read = sliced(&format!(
-            "addressType: IPv4\nendpoints: [{{addresses: [{bad}]}}, {{addresses: [10.0.0.1]}}, {{addresses: []}}]"
-        ));
-        assert_eq!(
-            read.refusals
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>(),
-            [format!("EndpointSlice ns/s: {why}")]
-        );
-        assert_eq!(read.value.unwrap().endpoints.len(), 1);
-    }
-    let read = sliced(
-        "addressType: IPv4\nendpoints: []\nports: [{name: a, port: 70000}, {name: b}, {name: c, port: 0}, {port: 80}, {name: d, port: 1, protocol: X}]",
-    );
-    assert_eq!(read.refusals.len(), 2);
-    assert_eq!(
-        read.value.unwrap().ports,
-        [(String::new(), Protocol::Tcp, 80)]
     );
 }
 

@@ -10,6 +10,9 @@ use crate::cluster::{Node, Service, Slice, SliceName};
 use crate::desired::{Refusal, ServiceName};
 use crate::source::convert::{self, Converted, name};
 
+/// Some hundred thousand Services; more than that is a mistake.
+const MOST_BYTES: u64 = 256 << 20;
+
 /// Everything a source can say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Objects {
@@ -63,14 +66,14 @@ impl Folder {
     }
 
     fn read_file(&mut self, path: PathBuf) {
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        let bytes = match contents(&path) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => {
                 self.files.remove(&path);
                 return;
             }
-            Err(error) => {
-                let why = format!("cannot be read: {error}; what it said last stays");
+            Err(why) => {
+                let why = format!("{why}; what it said last stays");
                 let object = format!("file {}", file_name(&path));
                 self.files.entry(path).or_default().problem = Some(Refusal::invalid(object, why));
                 return;
@@ -112,11 +115,41 @@ fn manifests(dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
             .extension()
             .is_some_and(|e| ["yaml", "yml", "json"].iter().any(|ext| e == *ext));
         // Hidden files are editors' and kubelet's business.
-        if is_manifest && !file_name(&path).starts_with('.') && !path.is_dir() {
+        if is_manifest && !file_name(&path).starts_with('.') {
             paths.insert(path);
         }
     }
     Ok(paths)
+}
+
+/// Its bytes; none when it has gone since the folder was listed.
+fn contents(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    let unreadable = |error: io::Error| format!("cannot be read: {error}");
+    let is = match std::fs::metadata(path) {
+        Ok(is) => is,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return match path.symlink_metadata() {
+                Ok(_) => Err("is a link to a file that is not there".into()),
+                Err(_) => Ok(None),
+            };
+        }
+        Err(error) => return Err(unreadable(error)),
+    };
+    if is.is_dir() {
+        return Err("is a folder: only the files beside it are read".into());
+    }
+    // A pipe would be waited for, a device has no end.
+    if !is.is_file() {
+        return Err("is no regular file".into());
+    }
+    if is.len() > MOST_BYTES {
+        return Err(format!("is larger than {} MiB: split it", MOST_BYTES >> 20));
+    }
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(error)),
+    }
 }
 
 fn file_name(path: &Path) -> String {
@@ -138,6 +171,8 @@ fn understood(path: &Path, bytes: &[u8]) -> Result<Vec<Object>, Problem> {
             what: "is not UTF-8 text".into(),
         }
     })?;
+    // Windows' editors begin a file so.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if path.extension().is_some_and(|e| e == "json") {
         text::json(text)
     } else {

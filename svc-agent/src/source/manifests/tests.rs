@@ -223,49 +223,6 @@ fn a_file_may_have_several_documents_a_list_or_json() {
     );
 }
 
-/// A broken file, the message it makes, and nothing else: the file beside it is served.
-#[test]
-fn what_is_wrong_with_a_file_is_said_with_file_document_and_line() {
-    let good = service("good", 80);
-    for (file, text, place, what) in [
-        ("bad.yaml", format!("{good}---\napiVersion: v1\nkind: Service\nspec: [\n"), "document 2 line ", ""),
-        ("bad.yaml", format!("{good}---\n\n{}", service("bad", 80).replace("80", "eighty")), "document 2 line 16", "invalid i32;"),
-        ("bad.yaml", "kind: Service\n".into(), "document 1 line 1", "no apiVersion and kind"),
-        ("bad.yaml", "just words\n".into(), "document 1 line 1", ""),
-        ("bad.yaml", "apiVersion: v1\nkind: List\nitems: [{kind: Pod}]".into(), "document 1 line 1", "item 1: no apiVersion"),
-        ("bad.json", "{\"apiVersion\": \"v1\",\n \"kind\": }".into(), "document 1 line 2", "expected value"),
-        ("bad.json", "{}\n\n{\"apiVersion\": \"v1\", \"kind\": \"Service\",\n\"spec\": 1}".into(), "document 1 line 1", "no apiVersion"),
-        ("bad.json", "{\"apiVersion\": \"v1\", \"kind\": \"Service\"}\n\n{\"apiVersion\": \"v1\", \"kind\": \"Service\",\n\"spec\": 1}".into(), "document 2 line 4", "invalid type"),
-    ] {
-        let dir = Dir::new();
-        let (objects, refusals) = dir.write(file, &text).write("good.yaml", &service("beside", 80)).read();
-        let names: Vec<_> = objects.services.keys().cloned().collect();
-        assert_eq!(names, [name("beside")], "{text}");
-        let start = format!("file {file} {place}");
-        assert!(refusals.len() == 1 && refusals[0].starts_with(&start) && refusals[0].contains(what), "{start}: {refusals:?}");
-        assert!(refusals[0].ends_with("; what the file said last stays") && !refusals[0].contains('\n'), "{refusals:?}");
-    }
-}
-
-#[test]
-fn objects_that_make_no_sense_are_named_and_the_rest_of_the_file_is_used() {
-    let dir = Dir::new();
-    let text = format!(
-        "{}---\napiVersion: v1\nkind: Service\n---\n{}",
-        service("web", 80),
-        service("web", 81)
-    );
-    let (objects, refusals) = dir.write("a.yaml", &text).read();
-    assert_eq!(objects.services[&name("web")].ports[0].port, 80);
-    assert_eq!(
-        refusals,
-        [
-            "Service: has no metadata.name; it is skipped",
-            "Service default/web: is there twice; the first one is used"
-        ]
-    );
-}
-
 #[test]
 fn a_broken_file_keeps_what_it_said_until_it_is_mended_or_gone() {
     let dir = Dir::new();

@@ -167,8 +167,11 @@ fn documents(text: &str) -> Vec<(usize, &str)> {
     }
     documents.push((first_line, &text[from..]));
     let is_empty = |text: &str| {
-        text.lines()
-            .all(|l| l.trim().is_empty() || l.starts_with('#') || l.trim_end() == "---")
+        text.lines().all(|l| {
+            l.trim().is_empty()
+                || l.starts_with(['#', '%'])
+                || ["---", "..."].contains(&l.trim_end())
+        })
     };
     documents.retain(|(_, text)| !is_empty(text));
     documents
