@@ -34,6 +34,16 @@ pub const CASES: &[Case] = &[
         settings: &["socket_tcp"],
         test: node_object,
     },
+    Case {
+        name: "a_service_labelled_for_another_proxy_is_given_up_and_taken_back",
+        settings: &["socket_tcp", "packets_only"],
+        test: another_proxy,
+    },
+    Case {
+        name: "a_local_firewall_sees_backends_and_never_node_ports",
+        settings: &["packets_only"],
+        test: firewall,
+    },
 ];
 
 /// NodePort of Service `all`.
@@ -141,6 +151,57 @@ fn addresses(lab: &mut Lab) -> Result<()> {
     });
     ensure!(complaint.is_none(), "{complaint:?}");
     restart(lab, &[])
+}
+
+/// A1, while it is served.
+fn another_proxy(lab: &mut Lab) -> Result<()> {
+    let to = node_port("172.18.0.11")?;
+    for _ in 0..2 {
+        served(lab, "172.18.0.11")?;
+        lab.edit(
+            "{name: all}",
+            "{name: all, labels: {service.kubernetes.io/service-proxy-name: other}}",
+        )?;
+        let probe = Probe::tcp(to).timeout(Duration::from_millis(300));
+        eventually("its NodePort is nobody's", SOON, || {
+            Ok(probe.run(&lab.topology, "client")?[0].outcome == Outcome::Refused)
+        })?;
+        lab.restore()?;
+    }
+    served(lab, "172.18.0.11")
+}
+
+/// D5: local pods are behind FORWARD, backends elsewhere behind no chain of this node.
+fn firewall(lab: &mut Lab) -> Result<()> {
+    let to = node_port("172.18.0.11")?;
+    for line in [
+        "nft add table inet fw",
+        "nft add chain inet fw input { type filter hook input priority 0 ; }",
+        "nft add rule inet fw input tcp dport 30080 drop",
+    ] {
+        lab.tool("node1", line)?;
+    }
+    lab.answered_by("client", Protocol::Tcp, to, &PODS)?;
+    lab.tool(
+        "node1",
+        "nft add chain inet fw forward { type filter hook forward priority 0 ; policy drop ; }",
+    )?;
+    let answers = Probe::tcp(to)
+        .count(20)
+        .timeout(Duration::from_millis(100))
+        .run(&lab.topology, "client")?;
+    let by: BTreeSet<String> = answers
+        .iter()
+        .filter_map(|a| a.by().map(str::to_owned))
+        .collect();
+    lab.tool("node1", "nft delete table inet fw")?;
+    ensure!(
+        by == BTreeSet::from(["pod-c".into()]),
+        "{:?}",
+        spread(&answers)
+    );
+    lab.answered_by("client", Protocol::Tcp, to, &PODS)
+        .map(drop)
 }
 
 const FILE: &str = "facts.yaml";
