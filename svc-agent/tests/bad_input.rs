@@ -10,10 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use svc_agent::cluster::Cluster;
-use svc_agent::compile::{Facts, compile};
+use svc_agent::compile::Facts;
+use svc_agent::desired::Protocol;
 use svc_agent::plan::{Actual, Capacities, Planner};
 use svc_agent::reconcile::Reconciler;
 use svc_agent::source::manifests;
+use svc_common::family::{Family, V4};
+use svc_common::table::Scope;
 
 /// A folder that goes with the row.
 struct Dir(PathBuf);
@@ -67,29 +70,37 @@ fn outcome(dir: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
         node_port_addresses: vec!["172.18.0.11".parse().unwrap()],
         ..Facts::default()
     };
-    reconciler.set_facts(facts.clone(), BTreeSet::new());
+    reconciler.set_facts(facts, BTreeSet::new());
     for event in events {
         reconciler.apply(event);
     }
     let round = reconciler.round();
     said.extend(round.refusals.values().flatten().map(ToString::to_string));
-    let mut served = BTreeSet::new();
-    for (name, _) in reconciler.cluster.services() {
-        for port in compile(&reconciler.cluster, name, &facts).0.ports {
-            for (at, frontend) in &port.frontends {
-                let run = &port.runs[frontend.run].endpoints;
-                let by: Vec<String> = run.iter().map(|e| format!("{}:{}", e.ip, e.port)).collect();
-                served.insert(format!(
-                    "{} {}:{}/{}→{}",
-                    name.name,
-                    at.ip,
-                    at.port,
-                    at.protocol,
-                    by.join(",")
-                ));
-            }
-        }
-    }
+    let (maps, labels) = (reconciler.planner.v4(), reconciler.planner.labels());
+    let inside = maps
+        .frontends
+        .iter()
+        .filter(|(key, _)| key.scope == Scope::Internal as u8);
+    let served = inside.map(|(key, frontend)| {
+        let label = &labels[&frontend.service];
+        let name = label
+            .trim_start_matches("default/")
+            .split([':', '/'])
+            .next();
+        let run = maps.run(frontend).unwrap_or_default().iter();
+        let by: Vec<String> = run
+            .map(|b| format!("{}:{}", V4::addr_to_std(b.addr), b.port.get()))
+            .collect();
+        format!(
+            "{} {}:{}/{}→{}",
+            name.unwrap(),
+            V4::addr_to_std(key.addr),
+            key.port.get(),
+            Protocol::from_number(key.proto).unwrap(),
+            by.join(",")
+        )
+    });
+    let served = served.collect();
     (said, served)
 }
 
@@ -263,7 +274,11 @@ fn fields() -> Vec<Row> {
         file("bad.yaml", good.replace("service-name: bad", "service-name: not-there"), &[], &[ALONE]),
         file("bad.yaml", format!("{good}status: {{loadBalancer: 1}}\n"), &[], &[BAD]),
         file("bad.yaml", service(&format!("type: LoadBalancer, {AT}, ports: [{{port: 80}}]")).replace("\n---\n", "\nstatus: {loadBalancer: {ingress: [{hostname: lb}, {ip: ''}, {ip: bad}, {ip: 192.0.2.1, ipMode: Magic}]}}\n---\n"), &[r#"Service default/bad: ipMode "Magic" is neither VIP nor Proxy; load balancer ingress 192.0.2.1 is skipped"#, r#"Service default/bad: load balancer ingress "bad" is no IP address; it is skipped"#], &[BAD]),
-        file("bad.yaml", good.replace("name: bad}", &format!("name: {}}}", "n".repeat(300))), &["Service default/nnn"], &[&format!("{} 10.96.0.1:80/TCP→", "n".repeat(300))]),
+        file("bad.yaml", good.replacen("{name: bad}", "{name: bad, annotations: {svcplane.io/algorithm: fastest}}", 1), &[r#"Service default/bad: annotation svcplane.io/algorithm "fastest" is none of random, round-robin, maglev, least-connections; the default is used"#], &[BAD]),
+        file("bad.yaml", good.replace("{name: bad, labels", "{name: bad, annotations: {svcplane.io/weight: heavy}, labels"), &[r#"EndpointSlice default/bad: annotation svcplane.io/weight "heavy" is not a number from 0 to 1000; 1 is used"#], &[BAD]),
+        file("bad.yaml", service(&format!("type: LoadBalancer, {AT}, loadBalancerSourceRanges: [nonsense], ports: [{{port: 80}}]")), &[], &[BAD]),
+        file("bad.yaml", service(&format!("type: LoadBalancer, {AT}, loadBalancerSourceRanges: [nonsense], ports: [{{port: 80}}]")).replace("\n---\n", "\nstatus: {loadBalancer: {ingress: [{ip: 192.0.2.1}]}}\n---\n"), &[r#"Service default/bad: loadBalancerSourceRanges: "nonsense" is not an address range, such as 192.0.2.0/24 or fd00::/8; nobody is let in by it"#], &[BAD, "bad 192.0.2.1:80/TCP→10.0.0.1:8080"]),
+        file("bad.yaml", good.replace("name: bad}", &format!("name: {}}}", "n".repeat(300))), &["Service default/nnn"], &[]),
         file("bad.yaml", "apiVersion: v1\nkind: Node\nmetadata: {name: here}\nstatus: {addresses: [{type: InternalIP, address: bad}, {type: InternalIP, address: 10.0.0.1}, {type: Magic, address: x}]}", &[r#"Node here: InternalIP "bad" is no IP address; it is skipped"#], &[]),
         file("bad.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c, ports: [{name: a, containerPort: 70000}]}]}\nstatus: {podIPs: [{ip: bad}]}", &["Pod default/p: containerPort 70000 is not in 1–65535; the port is skipped", r#"Pod default/p: podIP "bad" is no IP address; it is skipped"#], &[]),
         file("bad.yaml", service(&format!("{AT}, selector: {{app: none}}, ports: [{{port: 80}}]")).split("---").next().unwrap().to_owned(), &["Service default/bad: its selector app=none matches no Pod: its clients are refused"], &[ALONE]),
@@ -332,7 +347,7 @@ fn files() -> Vec<Row> {
         file("bad.yaml", format!("{good}---\n{}", good.replace("80", "81")), &["EndpointSlice default/bad: is there twice; the first one is used", "Service default/bad: is there twice; the first one is used"], &[BAD]),
         file("later.yaml", GOOD.replace("10.96.0.9", "10.96.0.1"), &["EndpointSlice default/good: is there twice; the first one is used", "Service default/good: is there twice; the first one is used"], &[]),
         // Two Services that want one address: the one that comes first by name has it.
-        file("bad.yaml", GOOD.replace("good", "worse"), &["Service default/worse: 10.96.0.9 port 80/TCP belongs to the older Service default/good; give one of them another address or port"], &["worse 10.96.0.9:80/TCP→10.0.0.9:8080"]),
+        file("bad.yaml", GOOD.replace("good", "worse"), &["Service default/worse: 10.96.0.9 port 80/TCP belongs to the older Service default/good; give one of them another address or port"], &[]),
         // What is no file.
         row("a folder", &["file bad.yaml: is a folder: only the files beside it are read; what it said last stays"], &[], |dir| {
             fs::create_dir(dir.join("bad.yaml")).unwrap();

@@ -153,8 +153,9 @@ fn counts(lab: &mut Lab) -> Result<()> {
 
 fn in_use(lab: &mut Lab) -> Result<()> {
     let port = 32_142;
+    let busy = at(lab, "node1", false, port);
     let taken = in_namespace(&lab.topology.place("node1").namespace_file(), || {
-        Ok(TcpListener::bind((lab.address("node1", false), port))?)
+        Ok(TcpListener::bind(busy)?)
     })?;
     lab.write(FILE, &manifest("LoadBalancer", "Local", port, POD_A))?;
     let line = format!("its health check at 172.18.0.11:{port} cannot be served");
@@ -166,10 +167,8 @@ fn in_use(lab: &mut Lab) -> Result<()> {
     let node_port = at(lab, "node1", false, 30_140);
     lab.answered_by("client", Protocol::Tcp, node_port, &["pod-a"])?;
     drop(taken);
-    let (address, mut last) = (at(lab, "node1", false, port), None);
     eventually("it is had when it is free", Duration::from_secs(8), || {
-        last = ask(lab, address)?;
-        Ok(last.is_some())
+        Ok(ask(lab, busy)?.is_some())
     })?;
     told(lab, "node1", false, port, 1)?;
     ensure!(said(lab) == 1, "said {} times", said(lab));
