@@ -97,13 +97,16 @@ fn addresses(lab: &mut Lab) -> Result<()> {
     lab.tool("node1", "ip addr del 172.18.0.111/24 dev eth0")?;
     gone(lab, "172.18.0.111")?;
 
-    // An address on a device that nobody comes in by.
+    // An address on a device that nobody comes in by: a dummy would be the same, where the kernel has it.
     lab.tool("client", "ip route add 10.99.1.1 via 172.18.0.11")?;
-    lab.tool("node1", "ip link add extra type dummy")?;
+    lab.tool("node1", "ip link add extra type bridge")?;
     lab.tool("node1", "ip addr add 10.99.1.1/32 dev extra")?;
     lab.tool("node1", "ip link set extra up")?;
     served(lab, "10.99.1.1")?;
-    ensure!(links(lab, "node1") == before, "a dummy needs no hooks");
+    ensure!(
+        links(lab, "node1") == before,
+        "an inner device needs no hooks"
+    );
     lab.tool("node1", "ip link del extra")?;
     gone(lab, "10.99.1.1")?;
     lab.tool("client", "ip route del 10.99.1.1")?;
