@@ -47,6 +47,7 @@ pub struct Frame {
     payload: Vec<u8>,
     ttl: u8,
     options: usize,
+    extensions: Vec<(u8, u8)>,
     fragment: Option<(u16, u16, bool)>,
     macs: ([u8; 6], [u8; 6]),
 }
@@ -61,6 +62,7 @@ fn frame(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, body: Body) -> Frame {
         payload: Vec::new(),
         ttl: 64,
         options: 0,
+        extensions: Vec::new(),
         fragment: None,
         macs: ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]),
     }
@@ -188,6 +190,21 @@ impl Frame {
     pub fn options(mut self, words: usize) -> Self {
         self.options = words;
         self
+    }
+
+    /// One more IPv6 extension header, of a kind, with so many times eight bytes behind the first eight. A routing header
+    /// has no segments left.
+    #[must_use]
+    pub fn extension(mut self, kind: u8, more: u8) -> Self {
+        self.extensions.push((kind, more));
+        self
+    }
+
+    /// Bytes between an IPv6 header and the transport header.
+    pub fn extension_len(&self) -> usize {
+        let fragment = if self.fragment.is_some() { 8 } else { 0 };
+        let of = |(_, more): &(u8, u8)| 8 + 8 * usize::from(*more);
+        self.extensions.iter().map(of).sum::<usize>() + fragment
     }
 
     /// A fragment: identification, offset in units of eight bytes, more to come. Only offset 0 carries the transport header.
@@ -319,6 +336,16 @@ impl Frame {
             extension.extend((offset << 3 | more as u16).to_be_bytes());
             extension.extend(u32::from(id).to_be_bytes());
             next = 44;
+        }
+        for (kind, more) in self.extensions.iter().rev() {
+            let mut header = vec![next, *more];
+            if *kind != 43 {
+                // PadN, to the end.
+                header.extend([1, 4 + 8 * more]);
+            }
+            header.resize(8 + 8 * usize::from(*more), 0);
+            extension = [header, extension].concat();
+            next = *kind;
         }
         let mut ip = vec![0x60, 0, 0, 0];
         ip.extend(((extension.len() + transport.len()) as u16).to_be_bytes());

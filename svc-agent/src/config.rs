@@ -108,6 +108,9 @@ pub struct Run {
     /// Answer ClusterIPs from outside of the cluster too.
     #[arg(long)]
     pub external_cluster_ip: bool,
+    /// Refuse processes of the node that bind a port that is a NodePort; otherwise they are counted and warned about.
+    #[arg(long)]
+    pub protect_node_ports: bool,
     /// Where /healthz and /livez are served; empty: nowhere.
     #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:10256")]
     pub healthz_bind_address: Bind,

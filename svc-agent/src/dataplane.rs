@@ -19,7 +19,7 @@ use svc_common::reason::Reason;
 use svc_common::table::{BOUNCE, NodeConfig};
 
 pub use error::Error;
-pub use links::{Hook, SOCKET_HOOKS, XdpMode, load_program};
+pub use links::{BIND_HOOKS, Hook, SOCKET_HOOKS, XdpMode, load_program};
 
 use crate::connections::Connections;
 use crate::inspect::{Affinities, Flows, Snapshot};
@@ -163,8 +163,11 @@ impl Dataplane {
         refused
     }
 
-    /// Attaches the socket hooks to a cgroup, or (None) detaches them.
-    pub fn attach_sockets(&mut self, cgroup: Option<&Path>) -> Result<(), Error> {
+    /// Attaches exactly these of the [`SOCKET_HOOKS`] and [`BIND_HOOKS`] to a cgroup; None: none of them.
+    pub fn attach_sockets(
+        &mut self,
+        cgroup: Option<(&Path, &[(&'static str, u32)])>,
+    ) -> Result<(), Error> {
         self.links.attach_sockets(&mut self.ebpf, cgroup)
     }
 }

@@ -1,5 +1,6 @@
 //! `svc-agent run`: one task that owns the dataplane, fed by a source and by netlink.
 
+mod bound;
 mod recount;
 mod start;
 
@@ -154,6 +155,10 @@ impl<'a> Agent<'a> {
         let planner = planner(&mut dataplane)?;
         dataplane.configure(&start::node_config(options)?)?;
         start::attach_sockets(options, &mut dataplane)?;
+        tokio::spawn(bound::watch(
+            options.bpf_root.clone(),
+            options.protect_node_ports,
+        ));
         tracing::info!(
             "node {node_name}: programs loaded, maps at {}",
             options.bpf_root.display()

@@ -2,7 +2,7 @@
 //! asks for its peer.
 
 use crate::affinity::{self, Last};
-use crate::family::{Family, Port};
+use crate::family::{Addr, Family, Port};
 use crate::reason::Reason;
 use crate::select::{choose, number};
 use crate::table::{
@@ -150,6 +150,53 @@ const fn needs_packets(frontend: &Frontend, proto: u8) -> bool {
     frontend.affinity != 0
         || frontend.flags & (frontend_flags::SOURCE_RANGES | frontend_flags::LEAST_CONNECTIONS) != 0
         || (frontend.flags & frontend_flags::ROUND_ROBIN != 0 && proto != TCP)
+}
+
+/// Whether a process of the node binds a port that is a NodePort there: it would wait in vain for what the Service gets
+/// (C7).
+#[inline(always)]
+pub fn binds_node_port<F: Family>(
+    caller: &Caller,
+    target: &Target<F>,
+    tables: &impl Tables<F>,
+) -> bool {
+    let on_node = || {
+        tables
+            .config()
+            .is_some_and(|config| config.netns_cookie == caller.netns_cookie)
+    };
+    if target.port.0 == 0 || !on_node() {
+        return false;
+    }
+    // Node ports answer on loopback too (C5), and "any address" includes the node's.
+    let everywhere = is_unspecified(&target.addr) || F::is_loopback(&target.addr);
+    let addr = if everywhere {
+        tables.node_address()
+    } else {
+        Some(target.addr)
+    };
+    addr.is_some_and(|addr| {
+        let key = FrontendKey {
+            addr,
+            port: target.port,
+            proto: target.proto,
+            scope: Scope::Internal as u8,
+        };
+        let frontend = tables.frontend(&key);
+        frontend.is_some_and(|frontend| frontend.flags & frontend_flags::NODE_PORT != 0)
+    })
+}
+
+/// Whether it stands for every address of the node.
+#[inline(always)]
+pub fn is_unspecified<A: Addr>(addr: &A) -> bool {
+    let mut any = 0;
+    let mut i = 0;
+    while i < A::WORDS {
+        any |= addr.word(i);
+        i += 1;
+    }
+    any == 0
 }
 
 /// Whether the socket hook serves this call, or leaves it to the packet path.

@@ -10,7 +10,10 @@ pub const ETH_P_IPV6: u16 = 0x86ddu16.to_be();
 
 pub const ICMP: u8 = 1;
 pub const ICMPV6: u8 = 58;
+const IPV6_HOP_BY_HOP: u8 = 0;
+const IPV6_ROUTING: u8 = 43;
 const IPV6_FRAGMENT: u8 = 44;
+const IPV6_DESTINATION: u8 = 60;
 /// Hop-by-hop, routing, destination options, AH, mobility, HIP, shim6: a transport header may hide behind these.
 const IPV6_EXTENSIONS: [u8; 7] = [0, 43, 60, 51, 135, 139, 140];
 
@@ -67,7 +70,7 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// Whether `proto` is an IPv6 extension header that we do not walk.
+    /// Whether `proto` is an IPv6 extension header at which the walk ended.
     #[inline(always)]
     pub fn is_extension(&self) -> bool {
         IPV6_EXTENSIONS.contains(&self.proto) || self.proto == IPV6_FRAGMENT
@@ -272,6 +275,61 @@ impl IpHeader for V4 {
     }
 }
 
+/// How many extension headers are walked, and up to which offset: one byte holds it, an ICMP header's length further on
+/// too.
+const MAX_EXTENSIONS: u32 = 4;
+const MAX_OFFSET: usize = 240;
+
+#[inline(always)]
+const fn is_walked(next: u8) -> bool {
+    matches!(
+        next,
+        IPV6_HOP_BY_HOP | IPV6_ROUTING | IPV6_FRAGMENT | IPV6_DESTINATION
+    )
+}
+
+/// [`Part`] as [`walk`] packs it.
+const WHOLE: u64 = 0;
+const FIRST: u64 = 1;
+const LATER: u64 = 2;
+
+/// What is behind a chain of extension headers (RFC 8200 §4): the fields of a [`Payload`], packed, because a BPF
+/// function's result is one register. 0: unreadable. Where it cannot go on, the protocol is that of an extension header.
+#[inline(never)]
+fn walk(packet: &Packet, start: usize, first: u8) -> u64 {
+    let (mut at, mut next) = (start, first);
+    let mut i = 0;
+    while i < MAX_EXTENSIONS && is_walked(next) && at <= MAX_OFFSET {
+        i += 1;
+        let Some([next_length, kind_left, id_high, id_low]) = packet.get::<[u16; 4]>(at) else {
+            return 0;
+        };
+        let [following, length] = next_length.to_ne_bytes();
+        if next == IPV6_FRAGMENT {
+            // RFC 8200 §4.5: next header, reserved, 13 bits of offset and M, identification. What may follow in the first
+            // part is not to be seen in the later ones: the walk ends here.
+            let part = if u16::from_be(kind_left) & 0xfff8 == 0 {
+                FIRST
+            } else {
+                LATER
+            };
+            let id = (id_high as u64) << 16 | id_low as u64;
+            return id << 32 | part << 16 | (following as u64) << 8 | (at as u64 + 8);
+        }
+        let [_, segments_left] = kind_left.to_ne_bytes();
+        // Its destination is another than the header says: no checksum would be right.
+        if next == IPV6_ROUTING && segments_left != 0 {
+            break;
+        }
+        at += 8 + 8 * length as usize;
+        next = following;
+    }
+    if at > MAX_OFFSET {
+        return WHOLE << 16 | (IPV6_DESTINATION as u64) << 8 | MAX_OFFSET as u64;
+    }
+    WHOLE << 16 | (next as u64) << 8 | at as u64
+}
+
 impl IpHeader for V6 {
     type Addr = Ip<8>;
     const LEN: usize = 40;
@@ -294,28 +352,27 @@ impl IpHeader for V6 {
     #[inline(always)]
     fn payload(packet: &Packet, l3: usize) -> Option<Payload> {
         let next: u8 = packet.get(l3 + 6)?;
-        let l4 = l3 + Self::LEN;
-        if next != IPV6_FRAGMENT {
+        if !is_walked(next) {
             return Some(Payload {
                 proto: next,
-                l4,
+                l4: l3 + Self::LEN,
                 part: Part::Whole,
                 id: 0,
             });
         }
-        // RFC 8200 §4.5: next header, reserved, 13 bits of offset and M, identification.
-        let [next_reserved, offset, id_high, id_low] = packet.get::<[u16; 4]>(l4)?;
-        let [proto, _] = next_reserved.to_ne_bytes();
-        let part = if u16::from_be(offset) & 0xfff8 == 0 {
-            Part::First
-        } else {
-            Part::Later
-        };
+        let walked = walk(packet, l3 + Self::LEN, next);
+        if walked == 0 {
+            return None;
+        }
         Some(Payload {
-            proto,
-            l4: l4 + 8,
-            part,
-            id: (id_high as u32) << 16 | id_low as u32,
+            proto: (walked >> 8) as u8,
+            l4: walked as usize & 0xff,
+            part: match walked >> 16 & 3 {
+                WHOLE => Part::Whole,
+                FIRST => Part::First,
+                _ => Part::Later,
+            },
+            id: (walked >> 32) as u32,
         })
     }
 

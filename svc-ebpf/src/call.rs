@@ -9,7 +9,7 @@ use svc_common::family::{Ip, Port};
 
 use crate::hook::Context;
 
-/// A `connect()`, `sendmsg()`, `recvmsg()` or `getpeername()` call.
+/// A `connect()`, `bind()`, `sendmsg()`, `recvmsg()` or `getpeername()` call.
 pub struct Call {
     ctx: *mut bpf_sock_addr,
 }
@@ -114,12 +114,11 @@ impl Call {
         }
     }
 
-    /// Makes the call fail with ECONNREFUSED instead of EPERM (Linux 6.1).
+    /// Makes the call fail with this error instead of EPERM (Linux 6.1).
     #[inline(always)]
-    pub fn refuse(&self) {
-        const ECONNREFUSED: i32 = 111;
+    pub fn fail(&self, errno: i32) {
         // SAFETY: takes a number.
-        unsafe { bpf::bpf_set_retval(-ECONNREFUSED) };
+        unsafe { bpf::bpf_set_retval(-errno) };
     }
 }
 

@@ -135,9 +135,9 @@ pub fn frame(ctx: &XdpContext) -> Packet<'_> {
     unsafe { Packet::new(ctx.data(), ctx.data_end()) }
 }
 
-/// Which headers tc needs in the linear part: Ethernet, IPv6, ICMPv6, and a quoted IPv6 packet with its ports and
-/// TCP checksum.
-const HEADERS: u32 = 14 + 40 + 8 + 40 + 20;
+/// Which headers tc needs in the linear part: Ethernet, IPv6 with some extension headers, ICMPv6, and a quoted IPv6
+/// packet with its ports and TCP checksum.
+const HEADERS: u32 = 14 + 40 + 48 + 8 + 40 + 20;
 
 /// A packet at tc.
 pub struct Skb {

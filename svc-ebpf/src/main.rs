@@ -121,6 +121,16 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     sock::peer6(&ctx)
 }
 
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    sock::bind4(&ctx)
+}
+
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    sock::bind6(&ctx)
+}
+
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

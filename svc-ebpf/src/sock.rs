@@ -2,8 +2,9 @@
 
 use aya_ebpf::programs::SockAddrContext;
 use svc_common::family::{Ip, Port, V4, V6};
+use svc_common::reason::Reason;
 use svc_common::socket::{self, Target};
-use svc_common::table::{Backend, Tables};
+use svc_common::table::{Backend, Tables, node_flags};
 
 use crate::call::Call;
 use crate::maps::{Mapped, World, count};
@@ -11,6 +12,10 @@ use crate::maps::{Mapped, World, count};
 /// Results of a cgroup program.
 const ALLOW: i32 = 1;
 const DENY: i32 = 0;
+
+// include/uapi/asm-generic/errno.h
+const EADDRINUSE: i32 = 98;
+const ECONNREFUSED: i32 = 111;
 
 /// `connect()` and `sendmsg()`: towards the backend.
 #[inline(always)]
@@ -46,6 +51,52 @@ pub fn peer6(ctx: &SockAddrContext) -> i32 {
     }
 }
 
+/// `bind()`: whether a node port is in the way.
+#[inline(always)]
+pub fn bind4(ctx: &SockAddrContext) -> i32 {
+    let call = Call::new(ctx);
+    bind(&call, binds_node_port::<V4>(&call, call.addr4()))
+}
+
+#[inline(always)]
+pub fn bind6(ctx: &SockAddrContext) -> i32 {
+    let call = Call::new(ctx);
+    let addr = call.addr6();
+    let taken = match unmap(addr) {
+        Some(addr) => binds_node_port::<V4>(&call, addr),
+        // The IPv6 "any address" is IPv4's too, unless the socket says otherwise, which is not to be seen here.
+        None => {
+            binds_node_port::<V6>(&call, addr)
+                || (socket::is_unspecified(&addr) && binds_node_port::<V4>(&call, Ip([0; 2])))
+        }
+    };
+    bind(&call, taken)
+}
+
+#[inline(never)]
+fn binds_node_port<F: Mapped>(call: &Call, addr: F::Addr) -> bool {
+    let target = Target::<F> {
+        addr,
+        port: call.port(),
+        proto: call.proto(),
+    };
+    socket::binds_node_port(&call.caller(), &target, &World(call))
+}
+
+#[inline(always)]
+fn bind(call: &Call, taken: bool) -> i32 {
+    if !taken {
+        return ALLOW;
+    }
+    count(Reason::NodePortBound);
+    let config = Tables::<V4>::config(&World(call));
+    if config.is_some_and(|config| config.flags & node_flags::PROTECT_NODE_PORTS != 0) {
+        call.fail(EADDRINUSE);
+        return DENY;
+    }
+    ALLOW
+}
+
 #[inline(always)]
 fn connect<F: Mapped>(call: &Call, addr: F::Addr, set: impl FnOnce(F::Addr)) -> i32 {
     let target = Target::<F> {
@@ -71,7 +122,7 @@ fn connect<F: Mapped>(call: &Call, addr: F::Addr, set: impl FnOnce(F::Addr)) -> 
         Err(reason) => {
             count(reason);
             if reason.refuses() {
-                call.refuse();
+                call.fail(ECONNREFUSED);
             }
             DENY
         }

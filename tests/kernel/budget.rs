@@ -43,6 +43,7 @@ fn all_maps_are_less_than_200_mb() {
             let (Map::Array(map)
             | Map::HashMap(map)
             | Map::LruHashMap(map)
+            | Map::LpmTrie(map)
             | Map::PerCpuArray(map)
             | Map::DevMapHash(map)) = map
             else {

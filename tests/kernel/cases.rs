@@ -83,6 +83,7 @@ both_families!(
     fragments_follow_their_first,
     what_is_not_ours_passes,
     pings_of_virtual_addresses_are_answered,
+    extension_headers_are_walked,
     hostile_frames_are_judged_alike,
 );
 
@@ -294,6 +295,26 @@ fn what_is_not_ours_passes<F: Keyed>(pair: &mut Pair<F>, make: Make) {
     }
 }
 
+fn extension_headers_are_walked<F: Keyed>(pair: &mut Pair<F>, make: Make) {
+    if F::VERSION == 4 {
+        return;
+    }
+    for (client, vip, program, action) in [
+        ((1, 1), (96, 1), PodIngress, NEXT),
+        ((9, 1), (50, 1), NodeIngress, REDIRECT),
+        ((9, 2), (50, 1), NodeXdp, XDP_TX),
+    ] {
+        let request = make(at::<F>(client.0, client.1), at::<F>(vip.0, vip.1));
+        let walked = request.clone().extension(0, 0).extension(60, 1);
+        let sent = pair.expect(program, &walked, action);
+        assert_ne!(ends::<F>(&sent).1, request.dst);
+        let unwalked = request.extension(51, 0);
+        let action = if program == NodeXdp { XDP_PASS } else { SHOT };
+        pair.expect(program, &unwalked, action);
+        pair.expect(PodEgress, &unwalked, NEXT);
+    }
+}
+
 fn pings_of_virtual_addresses_are_answered<F: Keyed>(pair: &mut Pair<F>, _: Make) {
     let (pod, node, outside) = (at::<F>(1, 1), at::<F>(0, 1), at::<F>(9, 1));
     for (client, vip, program, action) in [
@@ -385,6 +406,17 @@ pub(crate) fn hostile<F: Keyed>(request: &Frame) -> Vec<(&'static str, Vec<u8>)>
             [0, 43, 44, 50, 51, 59, 60, 135, 139, 140, 255]
                 .map(|next| ("v6_extension", with(6, next))),
         );
+        for kinds in [&[0][..], &[60, 43], &[0, 60, 43, 60], &[0; 5]] {
+            for more in [0, 1, 3, 31] {
+                let chain = |frame: Frame, kind: &u8| frame.extension(*kind, more);
+                let frame = kinds.iter().fold(request.clone(), chain);
+                all.push(("v6_chain", frame.build()));
+                all.push(("v6_chain_fragment", frame.fragment(4, 0, true).build()));
+                let quoted = kinds.iter().fold(request.clone().reversed(), chain);
+                let error = icmp_error(request.src, request.dst, &quoted);
+                all.push(("v6_chain_quoted", error.build()));
+            }
+        }
         all.push((
             "v6_atomic_fragment",
             request.clone().fragment(1, 0, false).build(),

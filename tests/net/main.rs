@@ -10,8 +10,17 @@ mod gone;
 mod inspect;
 mod lab;
 mod life;
+mod odd;
 mod paths;
 mod wire;
+
+#[path = "../frames.rs"]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    reason = "written for the other layers as well"
+)]
+mod frames;
 
 use std::sync::{Arc, Mutex};
 
@@ -122,6 +131,7 @@ fn main() {
             facts::CASES,
             life::CASES,
             gone::CASES,
+            odd::CASES,
         ];
         for case in cases
             .into_iter()

@@ -40,11 +40,11 @@ impl Way {
         format!("{}_{}", if self.v6 { "v6" } else { "v4" }, self.protocol)
     }
 
-    fn is_udp(self) -> bool {
+    pub fn is_udp(self) -> bool {
         self.protocol == Protocol::Udp
     }
 
-    fn pick<T>(self, v4: T, v6: T) -> T {
+    pub fn pick<T>(self, v4: T, v6: T) -> T {
         if self.v6 { v6 } else { v4 }
     }
 

@@ -149,7 +149,7 @@ pub fn udp_ways() -> impl Iterator<Item = Way> {
 }
 
 /// How often a reason was counted on both nodes.
-fn counted(lab: &Lab, reason: Reason) -> Result<u64> {
+pub fn counted(lab: &Lab, reason: Reason) -> Result<u64> {
     let mut sum = 0;
     for node in NODES {
         let reasons = Pinned::open(&lab.topology.bpf_root(node))?.reasons()?;

@@ -103,6 +103,14 @@ pub const SOCKET_HOOKS: [(&str, u32); 8] = [
     ("getpeername6", 30),
 ];
 
+/// Those that watch over node ports (C7).
+pub const BIND_HOOKS: [(&str, u32); 2] = [("bind4", 8), ("bind6", 9)];
+
+/// Every program that may be at a cgroup.
+fn cgroup_hooks() -> impl Iterator<Item = (&'static str, u32)> {
+    SOCKET_HOOKS.into_iter().chain(BIND_HOOKS)
+}
+
 /// Loads every program of the object.
 pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
     let devices = [
@@ -114,7 +122,7 @@ pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
     ];
     for name in devices
         .into_iter()
-        .chain(SOCKET_HOOKS.map(|(name, _)| name))
+        .chain(cgroup_hooks().map(|(name, _)| name))
     {
         let loaded = load_program(ebpf.program_mut(name).ok_or(Error::Missing(name))?);
         loaded.map_err(|cause| Error::Program { name, cause })?;
@@ -293,10 +301,10 @@ impl Links {
     pub(super) fn attach_sockets(
         &mut self,
         ebpf: &mut Ebpf,
-        cgroup: Option<&Path>,
+        cgroup: Option<(&Path, &[(&'static str, u32)])>,
     ) -> Result<(), Error> {
         let mut keep = BTreeSet::new();
-        if let Some(cgroup) = cgroup {
+        if let Some((cgroup, hooks)) = cgroup {
             let failed = |cause| Error::Pin {
                 what: "open cgroup",
                 path: cgroup.into(),
@@ -305,7 +313,7 @@ impl Links {
             let folder = fs::File::open(cgroup).map_err(failed)?;
             let inode = folder.metadata().map_err(failed)?.ino();
             let target = folder.as_raw_fd().cast_unsigned();
-            for (name, attach_type) in SOCKET_HOOKS {
+            for &(name, attach_type) in hooks {
                 let program = program_fd(ebpf, name)?.as_fd();
                 let path = self.folder.join(format!("{name}@{inode}"));
                 // Links attach to cgroups as BPF_F_ALLOW_MULTI does: programs of others keep running.
@@ -323,9 +331,7 @@ impl Links {
         }
         let of_sockets = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            SOCKET_HOOKS
-                .iter()
-                .any(|(hook, _)| name.split('@').next() == Some(hook))
+            cgroup_hooks().any(|(hook, _)| name.split('@').next() == Some(hook))
         };
         let pins = entries(&self.folder)?;
         pins.iter()

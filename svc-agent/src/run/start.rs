@@ -40,6 +40,7 @@ fn node_flags(options: &Run) -> u32 {
     [
         (options.external_cluster_ip, node_flags::EXTERNAL_CLUSTER_IP),
         (options.masquerade_all, node_flags::MASQUERADE_ALL),
+        (options.protect_node_ports, node_flags::PROTECT_NODE_PORTS),
         (!options.cluster_cidr.is_empty(), node_flags::CLUSTER_CIDR),
     ]
     .into_iter()
@@ -48,15 +49,18 @@ fn node_flags(options: &Run) -> u32 {
 }
 
 pub(super) fn attach_sockets(options: &Run, dataplane: &mut Dataplane) -> Result<()> {
-    if options.socket_lb == SocketLb::Off {
-        return Ok(dataplane.attach_sockets(None)?);
-    }
+    // Without socket load balancing nothing of ours is at the cgroup, unless it is asked for.
+    let hooks: Vec<_> = match (options.socket_lb, options.protect_node_ports) {
+        (SocketLb::Off, false) => return Ok(dataplane.attach_sockets(None)?),
+        (SocketLb::Off, true) => dataplane::BIND_HOOKS.to_vec(),
+        _ => [&dataplane::SOCKET_HOOKS[..], &dataplane::BIND_HOOKS].concat(),
+    };
     let root = match &options.cgroup_root {
         Some(root) => root.clone(),
         None => cgroup_root()
             .context("finding cgroup2; mount it or give --cgroup-root, or --socket-lb off")?,
     };
-    Ok(dataplane.attach_sockets(Some(&root))?)
+    Ok(dataplane.attach_sockets(Some((&root, &hooks)))?)
 }
 
 /// Where cgroup v2 is mounted: at /sys/fs/cgroup, or below it on hybrid hosts.

@@ -138,15 +138,41 @@ fn v6_fragments_are_read() {
 }
 
 #[test]
-fn v6_extensions_are_named() {
-    let mut frame = tcp(pod::<V6>(1), cluster_ip::<V6>(1)).build();
-    for extension in [0, 43, 60, 51, 135, 139, 140] {
+fn v6_extensions_that_cannot_be_walked_are_named() {
+    let whole = tcp(pod::<V6>(1), cluster_ip::<V6>(1));
+    let unwalked = |frame: &[u8], what: &str| {
+        let read = parse::<V6>(frame);
+        assert_eq!(read, Err(Reason::ExtensionHeader.into()), "{what}");
+    };
+    for extension in [51, 135, 139, 140] {
+        let mut frame = whole.build();
         frame[ETH_LEN + 6] = extension;
-        assert_eq!(
-            parse::<V6>(&frame),
-            Err(Reason::ExtensionHeader.into()),
-            "{extension}"
-        );
+        unwalked(&frame, "of an unknown kind");
+    }
+    let five = (0..5).fold(whole.clone(), |frame, _| frame.extension(60, 0));
+    unwalked(&five.build(), "a fifth one");
+    unwalked(&whole.clone().extension(60, 30).build(), "too far");
+    let mut routed = whole.clone().extension(43, 0).build();
+    routed[ETH_LEN + 43] = 1;
+    unwalked(&routed, "a segment is left");
+}
+
+#[test]
+fn v6_extensions_are_walked() {
+    let whole = tcp(pod::<V6>(1), cluster_ip::<V6>(1)).port(81);
+    for kinds in [&[0][..], &[60, 43], &[0, 60, 43], &[0, 60, 43, 60]] {
+        let frame = kinds
+            .iter()
+            .fold(whole.clone(), |frame, kind| frame.extension(*kind, 1));
+        let read = parse::<V6>(&frame.build()).unwrap();
+        let l4 = ETH_LEN + 40 + 16 * kinds.len();
+        assert_eq!((read.l4(), read.key.dport.get()), (l4, 81), "{kinds:?}");
+        let first = frame.extension(0, 0).payload(&[1; 8]).fragment(7, 0, true);
+        if kinds.len() < 3 {
+            let read = parse::<V6>(&first.build()).unwrap();
+            assert_eq!(read.l4(), l4 + 16);
+            assert!(read.part == Part::First && read.fragment_id != 0);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 mod choice;
 
-use super::{Caller, Mode, Target, connect, peer};
+use super::{Caller, Mode, Target, binds_node_port, connect, peer};
 use crate::family::{Family, Port};
 use crate::memory::Memory;
 use crate::reason::Reason;
@@ -15,6 +15,7 @@ both_families!(
     no_endpoints_and_undefined_ports_are_refused,
     a_udp_socket_keeps_its_backend,
     tcp_connections_spread,
+    a_bind_of_a_node_port_is_noticed_on_the_node_only,
 );
 
 const NODE: u64 = NETNS;
@@ -211,4 +212,33 @@ fn tcp_connections_spread<F: Family>() {
         })
         .collect();
     assert_eq!(picks.len(), 3);
+}
+
+fn a_bind_of_a_node_port_is_noticed_on_the_node_only<F: Family>() {
+    let any: std::net::IpAddr = if F::VERSION == 4 {
+        [0, 0, 0, 0].into()
+    } else {
+        std::net::Ipv6Addr::UNSPECIFIED.into()
+    };
+    let tables = world::<F>(Mode::Off);
+    let binds = |netns_cookie, ip, port| {
+        let target = Target::<F> {
+            addr: addr::<F>(ip),
+            port: Port::new(port),
+            proto: UDP,
+        };
+        let caller = Caller {
+            cookie: 1,
+            netns_cookie,
+        };
+        binds_node_port(&caller, &target, &tables)
+    };
+    for ip in [any, node::<F>(), loopback::<F>()] {
+        assert!(binds(NODE, ip, 30_080), "{ip}");
+        assert!(!binds(POD, ip, 30_080), "{ip}, in a pod");
+        for free in [0, 30_081, 2_379] {
+            assert!(!binds(NODE, ip, free), "{ip} {free}");
+        }
+    }
+    assert!(!binds(NODE, pod::<F>(1), 30_080));
 }
