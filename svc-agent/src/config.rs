@@ -1,12 +1,14 @@
 //! Every verb and setting, its default and its reason. Nothing else reads argv, the environment or `--config`.
 
 mod cidr;
+mod duration;
 mod file;
 mod glob;
 #[cfg(test)]
 mod tests;
 
 pub use cidr::Cidr;
+pub use duration::Seconds;
 pub use glob::Glob;
 
 use std::ffi::OsString;
@@ -111,6 +113,24 @@ pub struct Run {
     /// Refuse processes of the node that bind a port that is a NodePort; otherwise they are counted and warned about.
     #[arg(long)]
     pub protect_node_ports: bool,
+    /// Silence after which an established TCP connection is forgotten [default of 0: 120h, the kernel's].
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    pub conntrack_tcp_timeout_established: Seconds,
+    /// Silence after which a TCP connection that one side has closed is forgotten [default of 0: 60s, the kernel's].
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    pub conntrack_tcp_timeout_close_wait: Seconds,
+    /// Silence after which a UDP or SCTP flow that nobody has answered is forgotten [default of 0: 30s, the kernel's].
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    pub conntrack_udp_timeout: Seconds,
+    /// The same for one that was answered [default of 0: 120s, the kernel's].
+    #[arg(long, value_name = "DURATION", default_value = "0")]
+    pub conntrack_udp_timeout_stream: Seconds,
+    /// Reset TCP connections whose backend is gone, instead of leaving them to their own timeouts.
+    #[arg(long)]
+    pub reset_gone_backends: bool,
+    /// Let connections that kube-proxy has established go on through it until they end.
+    #[arg(long)]
+    pub takeover: bool,
     /// Where /healthz and /livez are served; empty: nowhere.
     #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:10256")]
     pub healthz_bind_address: Bind,

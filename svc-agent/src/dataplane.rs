@@ -20,8 +20,10 @@ use svc_common::table::{BOUNCE, NodeConfig};
 
 pub use error::Error;
 pub use links::{BIND_HOOKS, Hook, SOCKET_HOOKS, XdpMode, load_program};
+pub use maps::Deserted;
 
 use crate::connections::Connections;
+use crate::conntrack::Connection;
 use crate::inspect::{Affinities, Flows, Snapshot};
 use crate::plan::{Capacities, Changes};
 use maps::Maps;
@@ -111,6 +113,16 @@ impl Dataplane {
         self.maps.apply(changes)
     }
 
+    /// Writes down another proxy's connections, so that their packets pass untouched. Returns how many are new to us.
+    pub fn take_over(&mut self, connections: &[Connection]) -> Result<usize, Error> {
+        self.maps.take_over(connections)
+    }
+
+    /// Notes which service ports the connections of [`Self::take_over`] belong to, once these are in the maps.
+    pub fn place_taken_over(&mut self) -> Result<(), Error> {
+        self.maps.place_taken_over()
+    }
+
     /// Makes flows ask again for what they know of their backends.
     pub fn end_epoch(&mut self) -> Result<(), Error> {
         self.maps.end_epoch()
@@ -191,6 +203,11 @@ impl Pinned {
 
     pub fn read(&self) -> Result<Snapshot, Error> {
         self.maps.read()
+    }
+
+    /// The sockets of the socket hooks whose backend has stopped serving while another one serves.
+    pub fn deserted_sockets(&self) -> Result<Deserted, Error> {
+        self.maps.deserted_sockets()
     }
 
     pub fn flows(&self) -> Result<Flows, Error> {

@@ -28,6 +28,7 @@ use crate::plan::{Generation, Planner};
 use crate::reconcile::Reconciler;
 use crate::refusals::Refusals;
 use crate::rivals;
+use crate::sockets::Sweeper;
 use crate::source;
 use recount::Recount;
 
@@ -131,6 +132,7 @@ struct Agent<'a> {
     notices: Notices,
     health: Arc<Health>,
     health_checks: NodePortChecks,
+    sockets: Sweeper,
     netlink: Watch,
     devices: Devices,
     /// What each batch gave up, free to be used again from then on.
@@ -154,11 +156,16 @@ impl<'a> Agent<'a> {
         let mut dataplane = Dataplane::open(&options.bpf_root)?;
         let planner = planner(&mut dataplane)?;
         dataplane.configure(&start::node_config(options)?)?;
+        if options.takeover {
+            start::take_over(&mut dataplane)?;
+        }
         start::attach_sockets(options, &mut dataplane)?;
         tokio::spawn(bound::watch(
             options.bpf_root.clone(),
             options.protect_node_ports,
         ));
+        let sockets = Sweeper::start(options.bpf_root.clone())
+            .context("starting the thread that looks after sockets")?;
         tracing::info!(
             "node {node_name}: programs loaded, maps at {}",
             options.bpf_root.display()
@@ -175,6 +182,7 @@ impl<'a> Agent<'a> {
             notices,
             health_checks: NodePortChecks::new(health.clone()),
             health,
+            sockets,
             netlink,
             devices,
             leaving: VecDeque::new(),
@@ -336,6 +344,9 @@ impl<'a> Agent<'a> {
                 return self.fail();
             }
             tracing::debug!("wrote {entries} map entries in {:?}", start.elapsed());
+            if round.changes.v4.stale || round.changes.v6.stale {
+                self.sockets.wake();
+            }
             self.leaving.push_back((
                 Instant::now() + GRACE,
                 self.reconciler.planner.close_generation(),
@@ -347,6 +358,12 @@ impl<'a> Agent<'a> {
                 self.synced = true;
                 let services = self.reconciler.cluster.services().count();
                 tracing::info!("synced: {services} Services, {entries} map entries written");
+                self.sockets.wake();
+                if self.options.takeover
+                    && let Err(error) = self.dataplane.place_taken_over()
+                {
+                    tracing::warn!("{error}; connections taken over keep their backends");
+                }
             }
             self.health.synced();
         }

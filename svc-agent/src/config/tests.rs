@@ -100,7 +100,7 @@ fn values_that_are_not_true_today_are_usage_errors() {
     for line in [
         &["--dsr", "ipip"][..],
         &["--host-routing", "bpf"],
-        &["--takeover"],
+        &["--conntrack-udp-timeout", "30"],
         &["--xdp", "fast"],
         &["--node-ip", "node1"],
         &["--nodeport-addresses", "secondary"],
@@ -184,4 +184,18 @@ fn the_node_name_is_what_kubelet_would_write() {
         "node1"
     );
     assert!(!run(&[]).unwrap().node_name().unwrap().is_empty());
+}
+
+#[test]
+fn lifetimes_are_given_as_kube_proxy_takes_them() {
+    let run = run(&[
+        "--conntrack-tcp-timeout-established=24h0m0s",
+        "--conntrack-udp-timeout",
+        "10s",
+    ])
+    .unwrap();
+    assert_eq!(run.conntrack_tcp_timeout_established.or(1), 86_400);
+    assert_eq!(run.conntrack_udp_timeout.or(1), 10);
+    assert_eq!(run.conntrack_udp_timeout_stream.or(120), 120);
+    assert_eq!(run.conntrack_tcp_timeout_close_wait.or(60), 60);
 }

@@ -1,5 +1,10 @@
 //! The pinned maps, typed: `Actual` ← maps, `Changes` → maps.
 
+mod foreign;
+mod sockets;
+
+pub use sockets::Deserted;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -10,7 +15,7 @@ use svc_common::family::{Addr, Family, V4, V6};
 use svc_common::reason::Reason;
 use svc_common::table::{
     Affinity, Backend, BackendKey, BackendState, Flow, FlowKey, Frontend, FrontendKey, NodeConfig,
-    ServiceLabel, Source,
+    ServiceLabel, SocketKey, SocketPeer, Source,
 };
 
 use super::Error;
@@ -25,6 +30,7 @@ struct Names {
     frontends: &'static str,
     slots: &'static str,
     flows: &'static str,
+    sockets: &'static str,
     devices: &'static str,
     backends: &'static str,
     ranges: &'static str,
@@ -36,6 +42,7 @@ const V4_NAMES: Names = Names {
     frontends: "FRONTENDS_V4",
     slots: "SLOTS_V4",
     flows: "FLOWS_V4",
+    sockets: "SOCKETS_V4",
     devices: "DEVICES_V4",
     backends: "BACKENDS_V4",
     ranges: "RANGES_V4",
@@ -46,6 +53,7 @@ const V6_NAMES: Names = Names {
     frontends: "FRONTENDS_V6",
     slots: "SLOTS_V6",
     flows: "FLOWS_V6",
+    sockets: "SOCKETS_V6",
     devices: "DEVICES_V6",
     backends: "BACKENDS_V6",
     ranges: "RANGES_V6",
@@ -124,6 +132,7 @@ where
     frontends: HashMap<MapData, FrontendKey<F>, Frontend>,
     slots: Array<MapData, Backend<F>>,
     flows: HashMap<MapData, FlowKey<F>, Flow<F>>,
+    sockets: HashMap<MapData, SocketKey<F>, SocketPeer<F>>,
     devices: HashMap<MapData, u32, F::Addr>,
     backends: HashMap<MapData, BackendKey<F>, BackendState>,
     ranges: LpmTrie<MapData, Source<F>, u32>,
@@ -188,6 +197,7 @@ where
             frontends: typed(supply, names.frontends)?,
             slots: typed(supply, names.slots)?,
             flows: typed(supply, names.flows)?,
+            sockets: typed(supply, names.sockets)?,
             devices: typed(supply, names.devices)?,
             backends: typed(supply, names.backends)?,
             ranges: typed(supply, names.ranges)?,

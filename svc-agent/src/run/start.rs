@@ -8,6 +8,7 @@ use svc_common::socket::Mode;
 use svc_common::table::{NodeConfig, node_flags};
 
 use crate::config::{Run, SocketLb};
+use crate::conntrack;
 use crate::dataplane::{self, Dataplane, Pinned};
 use crate::health::{self, Health};
 use crate::node::SnatPorts;
@@ -24,6 +25,7 @@ pub(super) fn node_config(options: &Run) -> Result<NodeConfig> {
         SocketLb::All => Mode::All,
         SocketLb::HostOnly => Mode::HostOnly,
     };
+    let default = NodeConfig::default();
     Ok(NodeConfig {
         netns_cookie: dataplane::netns_cookie()
             .context("asking for the network namespace's cookie (Linux 5.14)")?,
@@ -31,7 +33,15 @@ pub(super) fn node_config(options: &Run) -> Result<NodeConfig> {
         flags: node_flags(options),
         snat_min: ports.min,
         snat_max: ports.max,
-        ..NodeConfig::default()
+        tcp_established: options
+            .conntrack_tcp_timeout_established
+            .or(default.tcp_established),
+        tcp_close_wait: options
+            .conntrack_tcp_timeout_close_wait
+            .or(default.tcp_close_wait),
+        udp: options.conntrack_udp_timeout.or(default.udp),
+        udp_stream: options.conntrack_udp_timeout_stream.or(default.udp_stream),
+        ..default
     })
 }
 
@@ -42,10 +52,25 @@ fn node_flags(options: &Run) -> u32 {
         (options.masquerade_all, node_flags::MASQUERADE_ALL),
         (options.protect_node_ports, node_flags::PROTECT_NODE_PORTS),
         (!options.cluster_cidr.is_empty(), node_flags::CLUSTER_CIDR),
+        (options.takeover, node_flags::TAKEOVER),
+        (options.reset_gone_backends, node_flags::RESET_GONE),
     ]
     .into_iter()
     .filter_map(|(set, flag)| set.then_some(flag))
     .fold(0, |flags, flag| flags | flag)
+}
+
+/// Before any program is attached: what kube-proxy has established stays with it.
+pub(super) fn take_over(dataplane: &mut Dataplane) -> Result<()> {
+    match conntrack::translated() {
+        Ok(connections) => {
+            let taken = dataplane.take_over(&connections)?;
+            tracing::info!("{taken} connections of another proxy go on as they are");
+        }
+        // Without connection tracking there is nothing to take over.
+        Err(error) => tracing::warn!("reading the kernel's connections: {error}"),
+    }
+    Ok(())
 }
 
 pub(super) fn attach_sockets(options: &Run, dataplane: &mut Dataplane) -> Result<()> {

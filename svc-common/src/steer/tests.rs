@@ -1,5 +1,6 @@
 mod choice;
 mod clients;
+mod ends;
 mod flows;
 mod model;
 mod rules;

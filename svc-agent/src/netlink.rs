@@ -1,0 +1,112 @@
+//! Netlink for the two subsystems that rtnetlink does not speak: connection tracking and socket diagnostics.
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
+    sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+// include/uapi/linux/netlink.h
+const HEADER: usize = 16;
+const REQUEST: u16 = 1;
+const ACK: u16 = 4;
+const DUMP: u16 = 0x300;
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// Without the bits for nesting and byte order.
+const ATTRIBUTE_TYPE: u16 = 0x3fff;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Everything: the bodies of all messages.
+    Dump,
+    /// One action: nothing, or why not.
+    Action,
+}
+
+/// Asks the kernel, in the network namespace of this thread.
+pub fn ask(
+    protocol: SockProtocol,
+    message_type: u16,
+    what: What,
+    body: &[u8],
+) -> io::Result<Vec<Vec<u8>>> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        protocol,
+    )?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(2))?;
+    let flags = match what {
+        What::Dump => REQUEST | DUMP,
+        What::Action => REQUEST | ACK,
+    };
+    let len = u32::try_from(HEADER + body.len()).map_err(io::Error::other)?;
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend(len.to_ne_bytes());
+    message.extend(message_type.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    // Sequence number and port: there is but one question per socket.
+    message.extend([0; 8]);
+    message.extend(body);
+    send(socket.as_raw_fd(), &message, MsgFlags::empty())?;
+    let mut bodies = Vec::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let len = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        if read(buffer.get(..len).unwrap_or_default(), &mut bodies)? {
+            return Ok(bodies);
+        }
+    }
+}
+
+/// Collects the bodies of the messages in one datagram. True: that was the last one.
+fn read(mut datagram: &[u8], bodies: &mut Vec<Vec<u8>>) -> io::Result<bool> {
+    while let (Some(len), Some(kind)) = (u32_at(datagram, 0), u16_at(datagram, 4)) {
+        let len = len as usize;
+        let Some(body) = datagram.get(HEADER..len) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        match (kind, u32_at(body, 0)) {
+            (ERROR, Some(0)) | (DONE, _) => return Ok(true),
+            (ERROR, Some(code)) => {
+                return Err(io::Error::from_raw_os_error(
+                    code.cast_signed().wrapping_neg(),
+                ));
+            }
+            _ => bodies.push(body.to_vec()),
+        }
+        datagram = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+/// The attributes in a stretch of bytes: types and contents.
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (len, kind) = (usize::from(u16_at(bytes, 0)?), u16_at(bytes, 2)?);
+        let content = bytes.get(4..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind & ATTRIBUTE_TYPE, content))
+    })
+}
+
+/// The content of one attribute among others.
+pub fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find_map(|(kind, content)| (kind == wanted).then_some(content))
+}
+
+pub fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    let bytes = bytes.get(at..at + 2)?;
+    Some(u16::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at + 4)?;
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
