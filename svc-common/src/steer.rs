@@ -277,8 +277,9 @@ fn source<F: Family>(
     }
     // A pod that reaches itself must not see its own address (D1).
     let itself = client == Client::Pod && backend.addr == key.src;
-    // Answers of another node's backend must come back through us (B8, D2).
-    let elsewhere = client == Client::Outside && !local;
+    // Answers of another node's backend must come back through us (B8, D2). An endpoint at an address of this node is
+    // here, even where its slice does not name the node.
+    let elsewhere = client == Client::Outside && !local && !is_node();
     // What the node itself serves does not leave it, and needs nobody else's address.
     let masquerade_all = || {
         address & address_flags::CLUSTER_IP != 0

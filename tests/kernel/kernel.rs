@@ -69,7 +69,10 @@ impl Kernel {
         reachable.insert(key, ifindex, None, 0).expect("room");
     }
 
-    fn map<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
+    pub(crate) fn map<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        name: &str,
+    ) -> HashMap<&mut MapData, K, V> {
         let map = self
             .ebpf
             .map_mut(name)

@@ -1,6 +1,7 @@
 //! The same frame, the same tables: the host and the loaded programs (`BPF_PROG_TEST_RUN`) must agree on verdict, bytes,
 //! flows and counters. Needs root; the devices and routes are in network namespaces that die with their threads.
 
+mod agree;
 mod budget;
 mod cases;
 mod history;
@@ -8,6 +9,7 @@ mod host;
 mod kernel;
 mod network;
 mod pair;
+mod refill;
 mod world;
 
 #[path = "../frames.rs"]

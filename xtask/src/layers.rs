@@ -15,7 +15,7 @@ use crate::setup::{cargo, setup};
 pub enum Layer {
     /// Unit and property tests, doc tests.
     Host,
-    /// YAML in, text dump of the maps out.
+    /// YAML in, text dump of the maps out; random clusters against the model.
     Golden,
     /// The loaded programs by BPF_PROG_TEST_RUN.
     Kernel,
@@ -47,6 +47,7 @@ impl Layer {
                 // The network by itself, before Services come on top.
                 Self::Net => layered && ["net", "topology"].contains(&artifact.target.as_str()),
                 Self::Api => layered && ["api", "real"].contains(&artifact.target.as_str()),
+                Self::Golden => layered && ["golden", "agree"].contains(&artifact.target.as_str()),
                 _ => layered && artifact.target == self.name(),
             }
     }
