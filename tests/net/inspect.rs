@@ -142,6 +142,7 @@ fn services(lab: &mut Lab) -> Result<()> {
         "3",
         "2",
         "maglev",
+        "cluster",
         "refuse",
     ];
     ensure!(has_row(&wide, &row), "{row:?} is not in\n{wide}");

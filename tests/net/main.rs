@@ -13,6 +13,7 @@ mod life;
 mod odd;
 mod paths;
 mod wire;
+mod wishes;
 
 #[path = "../frames.rs"]
 #[expect(
@@ -130,6 +131,7 @@ fn main() {
             checks::CASES,
             facts::CASES,
             life::CASES,
+            wishes::CASES,
             gone::CASES,
             odd::CASES,
         ];
