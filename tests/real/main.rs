@@ -9,6 +9,7 @@ mod server;
 mod cluster;
 mod dns;
 mod objects;
+mod reference;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -60,6 +61,9 @@ fn main() {
             ));
         }
     }
+    trials.push(Trial::test(reference::NAME, || {
+        reference::test().map_err(|e| Failed::from(format!("{e:#}")))
+    }));
     let conclusion = libtest_mimic::run(&arguments, trials);
     // `exit` would drop nothing.
     let cluster = shared.lock().unwrap_or_else(PoisonError::into_inner).take();

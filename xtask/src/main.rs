@@ -42,6 +42,9 @@ enum Verb {
     /// Prints who answers (what clients of the demo and of the tests run).
     #[command(hide = true)]
     Probe(traffic::ProbeArgs),
+    /// Prints who answers many requests at once.
+    #[command(hide = true)]
+    Survey(traffic::SurveyArgs),
     /// Prints what a DNS server answers.
     #[command(hide = true)]
     Ask(traffic::AskArgs),
@@ -71,6 +74,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => return layers::test(&args),
         Verb::Serve(args) => traffic::serve(&args)?,
         Verb::Probe(args) => traffic::probe(&args)?,
+        Verb::Survey(args) => traffic::survey(&args)?,
         Verb::Ask(args) => traffic::ask(&args)?,
         Verb::Talk(args) => traffic::talk(&args)?,
     }

@@ -7,6 +7,7 @@
 mod ask;
 mod probe;
 mod serve;
+mod survey;
 mod talk;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::topology::Topology;
 pub use ask::{AskArgs, ask};
 pub use probe::{ProbeArgs, probe};
 pub use serve::{ServeArgs, serve};
+pub use survey::{Request, SurveyArgs, survey};
 pub use talk::{Conversation, TalkArgs, talk};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]

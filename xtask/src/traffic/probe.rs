@@ -32,15 +32,36 @@ pub struct ProbeArgs {
     pause_ms: u64,
 }
 
+impl ProbeArgs {
+    /// Of one request, by a connected socket.
+    pub(super) fn once(protocol: Protocol, to: SocketAddr, timeout: Duration) -> Self {
+        Self {
+            protocol,
+            to,
+            count: 1,
+            timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            bytes: 0,
+            connected: true,
+            source_port: 0,
+            pause_ms: 0,
+        }
+    }
+
+    pub(super) fn request(&self, number: usize) -> io::Result<Outcome> {
+        match self.protocol {
+            Protocol::Tcp => tcp(self),
+            Protocol::Udp => udp(self, number),
+        }
+    }
+}
+
 pub fn probe(args: &ProbeArgs) -> Result<()> {
     let mut out = io::stdout().lock();
     for number in 0..args.count {
         let start = Instant::now();
-        let outcome = match args.protocol {
-            Protocol::Tcp => tcp(args),
-            Protocol::Udp => udp(args, number),
-        };
-        let outcome = outcome.unwrap_or_else(|error| outcome_of(&error));
+        let outcome = args
+            .request(number)
+            .unwrap_or_else(|error| outcome_of(&error));
         Answer::since(start, outcome).print(&mut out)?;
         thread::sleep(Duration::from_millis(args.pause_ms));
     }
