@@ -6,10 +6,11 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
+use xtask::ebpf::find_program;
 
 use crate::assets::assets;
 use crate::build::{Artifact, artifacts};
-use crate::setup::{cargo, setup};
+use crate::setup::{apt_install, cargo, setup};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Layer {
@@ -104,6 +105,10 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
         .nth(2)
         .context("xtask lies in no target folder")?
         .to_owned();
+    if layers.contains(&Layer::Api) && find_program("nft").is_none() {
+        // kube-proxy's, which svcplane is compared with.
+        apt_install(&["nftables"])?;
+    }
     let mut api = layers.contains(&Layer::Api).then(|| in_background(target));
     let mut build = cargo();
     build

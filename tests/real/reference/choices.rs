@@ -52,6 +52,20 @@ pub const CHOICES: &[Choice] = &[
         explains: |_, theirs, ours| *theirs == Found::Silent && ours.is_not_permitted(),
     },
     Choice {
+        row: "B6, C11",
+        why: "the packet path drops in silence; netfilter tells the node's own sockets",
+        explains: |question, theirs, ours| {
+            question.client == "this node" && theirs.is_not_permitted() && *ours == Found::Silent
+        },
+    },
+    Choice {
+        row: "B7",
+        why: "a pod of another node is answered by the way it asked: masqueraded where its endpoint could answer it directly",
+        explains: |question, theirs, ours| {
+            question.client == "other-2" && theirs.is_silent_at_times() && ours.answered().is_some()
+        },
+    },
+    Choice {
         row: "B4, C2",
         why: "the node's own sockets are refused as all others are",
         explains: |question, theirs, ours| {

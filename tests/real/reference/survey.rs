@@ -12,6 +12,12 @@ use xtask::traffic::{Answer, Outcome, Request};
 
 use super::matrix::{Question, Side};
 
+/// Longer than a SYN waits for its answer before it is sent again.
+const TIMEOUT: &str = "1600";
+/// Each UDP request has a port of its own: a port that came round again would meet the flow of another question.
+/// Below are the ports that nodes masquerade with.
+const FIRST_PORT: usize = 32_768;
+
 const CLIENTS: [&str; 6] = [
     "own-1",
     "own-2",
@@ -45,6 +51,13 @@ impl Found {
     pub fn sees_the_frontend(&self) -> bool {
         self.answered()
             .is_some_and(|who| who.iter().any(|(_, seen)| seen == "the frontend"))
+    }
+
+    pub fn is_silent_at_times(&self) -> bool {
+        match self {
+            Self::Mixed(what) => what.contains("silence"),
+            _ => *self == Self::Silent,
+        }
     }
 
     pub fn is_not_permitted(&self) -> bool {
@@ -108,15 +121,19 @@ fn ask(
 ) -> Result<std::process::Child> {
     let mut command = topology.command(side.name(client), workspace_binary("xtask")?)?;
     let mut child = command
-        .args(["survey", "--timeout-ms", "1000", "--at-once", "48"])
+        .args(["survey", "--timeout-ms", TIMEOUT, "--at-once", "48"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start a survey")?;
     let mut stdin = child.stdin.take().context("a survey has no stdin")?;
+    let mut port = FIRST_PORT;
     for (number, question) in questions.iter().enumerate() {
         if question.client == client {
+            let source_port = u16::try_from(port)?;
+            port += question.count();
             let request = Request {
+                source_port,
                 number,
                 protocol: question.protocol,
                 to: side.to(question),

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use xtask::traffic::Protocol;
 
 use super::choices;
-use super::matrix::{Question, VARIANTS};
+use super::matrix::{Frontend, Question, VARIANTS};
 use super::survey::Found;
 
 pub struct Table {
@@ -15,19 +15,13 @@ pub struct Table {
     pub unexplained: Vec<String>,
 }
 
-/// What the questions of a line have in common.
-type Line = (String, &'static str, String, String, String);
-
-#[derive(Default)]
-struct Scope {
-    variants: BTreeSet<usize>,
-    clients: BTreeSet<&'static str>,
-    ways: BTreeSet<String>,
-    count: usize,
-}
+/// Why, what kube-proxy does, what svcplane does.
+type Difference = (String, String, String);
+/// The Services and the protocols and families that something holds for.
+type Scope = (BTreeSet<usize>, BTreeSet<String>);
 
 pub fn table(questions: &[Question], theirs: &[Found], ours: &[Found]) -> Table {
-    let mut lines: BTreeMap<Line, Scope> = BTreeMap::new();
+    let mut scopes: BTreeMap<(Difference, Frontend, &str), Scope> = BTreeMap::new();
     let mut unexplained = Vec::new();
     let mut differences = 0;
     for ((question, theirs), ours) in questions.iter().zip(theirs).zip(ours) {
@@ -48,18 +42,17 @@ pub fn table(questions: &[Question], theirs: &[Found], ours: &[Found]) -> Table 
                 way(question),
             ));
         }
-        let key = (
-            why,
-            question.frontend.name(),
-            clients(question),
-            theirs.to_string(),
-            ours.to_string(),
-        );
-        let scope = lines.entry(key).or_default();
-        scope.variants.insert(question.variant);
-        scope.clients.insert(question.client);
-        scope.ways.insert(way(question));
-        scope.count += 1;
+        let difference = (why, words(theirs, question), words(ours, question));
+        let key = (difference, question.frontend, question.client);
+        let (variants, ways) = scopes.entry(key).or_default();
+        variants.insert(question.variant);
+        ways.insert(way(question));
+    }
+    // What differs in the same way for the same Services is one line.
+    let mut lines: BTreeMap<(Difference, Scope), BTreeMap<Frontend, Vec<&str>>> = BTreeMap::new();
+    for ((difference, frontend, client), scope) in scopes {
+        let asked = lines.entry((difference, scope)).or_default();
+        asked.entry(frontend).or_default().push(role(client));
     }
     Table {
         text: text(questions.len(), differences, &lines),
@@ -67,34 +60,34 @@ pub fn table(questions: &[Question], theirs: &[Found], ours: &[Found]) -> Table 
     }
 }
 
-fn text(questions: usize, differences: usize, lines: &BTreeMap<Line, Scope>) -> String {
+fn text(
+    questions: usize,
+    differences: usize,
+    lines: &BTreeMap<(Difference, Scope), BTreeMap<Frontend, Vec<&str>>>,
+) -> String {
     let mut text = format!(
-        "\n{questions} questions; {differences} are answered differently:\n\n\
-         | asked at | by | Services | kube-proxy | svcplane | why |\n| --- | --- | --- | --- | --- | --- |\n"
+        "\n{questions} questions were asked of each; {differences} are answered differently:\n\n\
+         | why | kube-proxy | svcplane | asked at, by | Services |\n| --- | --- | --- | --- | --- |\n"
     );
-    for ((why, frontend, _, theirs, ours), scope) in lines {
-        let clients: Vec<_> = scope.clients.iter().map(|client| role(client)).collect();
-        let variants: Vec<_> = match scope.variants.len() == VARIANTS.len() {
-            true => vec!["all"],
-            false => scope
-                .variants
-                .iter()
-                .map(|index| VARIANTS[*index].name)
-                .collect(),
+    for (((why, theirs, ours), (variants, ways)), asked) in lines {
+        let asked: Vec<_> = asked
+            .iter()
+            .map(|(frontend, clients)| format!("{} by {}", frontend.name(), clients.join(", ")))
+            .collect();
+        let ways: Vec<_> = ways.iter().map(String::as_str).collect();
+        let ways = match ways[..] {
+            ["TCP IPv4", "TCP IPv6", "UDP IPv4", "UDP IPv6"] => String::new(),
+            ["TCP IPv4", "TCP IPv6"] => " (TCP)".to_owned(),
+            ["UDP IPv4", "UDP IPv6"] => " (UDP)".to_owned(),
+            ["echo IPv4", "echo IPv6"] => " (echo)".to_owned(),
+            _ => format!(" ({})", ways.join(", ")),
         };
-        let ways: Vec<_> = scope.ways.iter().map(String::as_str).collect();
-        let ways = if ways.len() == 4 {
-            String::new()
-        } else {
-            format!(" ({})", ways.join(", "))
-        };
+        let variants: Vec<_> = variants.iter().map(|index| VARIANTS[*index].name).collect();
         writeln!(
             text,
-            "| {frontend}{ways} | {} | {} | {} | {} | {why} |",
-            clients.join("; "),
+            "| {why} | {theirs} | {ours} | {}{ways} | {} |",
+            asked.join("; "),
             variants.join("; "),
-            words(theirs),
-            words(ours),
         )
         .expect("a String takes all");
     }
@@ -102,25 +95,23 @@ fn text(questions: usize, differences: usize, lines: &BTreeMap<Line, Scope>) -> 
     text
 }
 
-fn clients(question: &Question) -> String {
-    question.client.to_owned()
-}
-
 fn role(client: &str) -> &str {
     match client {
-        "own-1" => "a pod here (pod 1)",
-        "own-2" => "a pod here (pod 2)",
+        "own-1" => "pod 1 here",
+        "own-2" => "pod 2 here",
         "other-2" => "a pod there",
         other => other,
     }
 }
 
-fn words(found: &str) -> String {
+/// A finding for readers; the client is called so whoever it is.
+fn words(found: &Found, question: &Question) -> String {
     found
+        .to_string()
+        .replace(&format!("sees {}", question.client), "sees its client")
         .replace("own-1", "pod 1 here")
         .replace("own-2", "pod 2 here")
-        .replace("other-1", "pod there")
-        .replace("other-2", "the pod there")
+        .replace("other-1", "the pod there")
 }
 
 fn way(question: &Question) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::serve::plain;
-use super::{Answer, Outcome, Protocol};
+use super::{Answer, Outcome, Protocol, Request};
 
 /// Sends requests and prints who answered.
 #[derive(clap::Args, Debug)]
@@ -34,15 +34,18 @@ pub struct ProbeArgs {
 
 impl ProbeArgs {
     /// Of one request, by a connected socket.
-    pub(super) fn once(protocol: Protocol, to: SocketAddr, timeout: Duration) -> Self {
+    pub(super) fn once(protocol: Protocol, request: &Request, timeout: Duration) -> Self {
         Self {
             protocol,
-            to,
+            to: request.to,
             count: 1,
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             bytes: 0,
             connected: true,
-            source_port: 0,
+            source_port: match protocol {
+                Protocol::Tcp => 0,
+                Protocol::Udp => request.source_port,
+            },
             pause_ms: 0,
         }
     }

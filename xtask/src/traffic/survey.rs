@@ -1,6 +1,6 @@
 //! Many probes at once, so that those that are dropped wait together: `xtask survey` reads lines
-//! `NUMBER tcp|udp|ping ADDRESS COUNT` and prints `NUMBER ANSWER` for each request. Two in a row without an answer end
-//! a line's requests.
+//! `NUMBER tcp|udp|ping ADDRESS COUNT PORT` and prints `NUMBER ANSWER` for each request. After the first that is not
+//! answered the rest go at once. Those by UDP are sent from PORT and the ones after it.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +32,8 @@ pub struct Request {
     pub protocol: Option<Protocol>,
     pub to: SocketAddr,
     pub count: usize,
+    /// UDP: the first request's own port; 0 for any.
+    pub source_port: u16,
 }
 
 impl std::fmt::Display for Request {
@@ -39,7 +41,14 @@ impl std::fmt::Display for Request {
         let protocol = self
             .protocol
             .map_or("ping".to_owned(), |one| one.to_string());
-        write!(f, "{} {protocol} {} {}", self.number, self.to, self.count)
+        let Self {
+            number,
+            to,
+            count,
+            source_port,
+            ..
+        } = self;
+        write!(f, "{number} {protocol} {to} {count} {source_port}")
     }
 }
 
@@ -48,7 +57,8 @@ impl std::str::FromStr for Request {
 
     fn from_str(line: &str) -> Result<Self> {
         let odd = || anyhow!("not a line of a survey: {line:?}");
-        let [number, protocol, to, count] = line.split(' ').collect::<Vec<_>>()[..] else {
+        let [number, protocol, to, count, source_port] = line.split(' ').collect::<Vec<_>>()[..]
+        else {
             return Err(odd());
         };
         let protocol = match protocol {
@@ -62,6 +72,7 @@ impl std::str::FromStr for Request {
             protocol,
             to: to.parse().map_err(|_| odd())?,
             count: count.parse().map_err(|_| odd())?,
+            source_port: source_port.parse().map_err(|_| odd())?,
         })
     }
 }
@@ -90,27 +101,34 @@ pub fn survey(args: &SurveyArgs) -> Result<()> {
 }
 
 fn work(request: &Request, timeout: Duration) -> io::Result<()> {
-    let mut unanswered = 0;
-    for _ in 0..request.count {
-        let start = Instant::now();
-        let outcome = match request.protocol {
-            Some(protocol) => ProbeArgs::once(protocol, request.to, timeout).request(0),
-            None => ping(request, timeout),
-        };
-        let answer = Answer::since(start, outcome.unwrap_or_else(|error| outcome_of(&error)));
-        unanswered = if answer.by().is_some() {
-            0
-        } else {
-            unanswered + 1
-        };
-        let mut out = io::stdout().lock();
-        writeln!(out, "{} {answer}", request.number)?;
-        out.flush()?;
-        if unanswered == 2 {
-            break;
+    for number in 0..request.count {
+        if once(request, number, timeout)? {
+            continue;
         }
+        return thread::scope(|scope| {
+            let rest: Vec<_> = (number + 1..request.count)
+                .map(|number| scope.spawn(move || once(request, number, timeout)))
+                .collect();
+            rest.into_iter()
+                .filter_map(|request| request.join().ok())
+                .try_for_each(|outcome| outcome.map(drop))
+        });
     }
     Ok(())
+}
+
+/// Whether it was answered.
+fn once(request: &Request, number: usize, timeout: Duration) -> io::Result<bool> {
+    let start = Instant::now();
+    let outcome = match request.protocol {
+        Some(protocol) => ProbeArgs::once(protocol, request, timeout).request(number),
+        None => ping(request, timeout),
+    };
+    let answer = Answer::since(start, outcome.unwrap_or_else(|error| outcome_of(&error)));
+    let mut out = io::stdout().lock();
+    writeln!(out, "{} {answer}", request.number)?;
+    out.flush()?;
+    Ok(answer.by().is_some())
 }
 
 fn ping(request: &Request, timeout: Duration) -> io::Result<Outcome> {
