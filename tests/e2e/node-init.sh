@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # PID 1 of a node, in fresh net, mount, uts and pid namespaces: makes the node's own view of the file system, then runs
 # containerd, kubelet and, if asked, kube-proxy. Started by `cargo xtask e2e` with
-# LAB NODE NODE_IP NODE_IPS POD_CIDR_V4 POD_CIDR_V6 CLUSTER_DNS CGROUP CNI_PLUGIN KUBE_PROXY.
+# LAB BIN NODE NODE_IP NODE_IPS POD_CIDR_V4 POD_CIDR_V6 CLUSTER_DNS CGROUP CNI_PLUGIN KUBE_PROXY.
 set -euo pipefail
-STATE=$LAB/state/$NODE BIN=$LAB/bin
+STATE=$LAB/state/$NODE
 hostname "$NODE"
 
 # The node's own cgroup2 subtree: a socket hook at its root sees this node's processes.

@@ -78,9 +78,11 @@ pub struct E2eArgs {
 }
 
 /// Where everything of the e2e runs lies.
+#[derive(Clone)]
 struct Lab {
-    /// Binaries and images stay from run to run; the rest is of one cluster.
+    /// Images stay from run to run; the rest is of one cluster.
     dir: PathBuf,
+    target: PathBuf,
     sources: PathBuf,
     nodes: u8,
     cni: Cni,
@@ -96,6 +98,7 @@ impl Lab {
             .context("xtask lies in no target folder")?;
         Ok(Self {
             dir: target.join("e2e"),
+            target: target.to_owned(),
             sources: Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(""),
             nodes: args.nodes,
             cni: args.cni,
@@ -104,7 +107,7 @@ impl Lab {
     }
 
     fn bin(&self, program: &str) -> PathBuf {
-        self.dir.join("bin").join(program)
+        self.target.join("assets").join(program)
     }
 
     /// What a cluster needs of its own, gone with it.
@@ -142,6 +145,7 @@ pub fn e2e(args: &E2eArgs) -> Result<ExitCode> {
     if !lab.dir.join("packages").exists() {
         apt_install(&PACKAGES)?;
     }
+    std::fs::create_dir_all(&lab.dir).context("cannot make the folder of the cluster")?;
     binaries::build(&lab)?;
     std::fs::write(lab.dir.join("packages"), PACKAGES.join("\n"))
         .context("cannot note what is installed")?;

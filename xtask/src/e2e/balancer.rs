@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Lab;
-use super::cluster::{kubectl_at, node_ip, within};
+use super::cluster::{kubectl, node_ip, within};
 
 /// What cloud controllers hold a Service by until its balancer is gone.
 const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
@@ -28,8 +28,7 @@ impl Balancer {
     pub(super) fn start(lab: &Lab) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut state = State {
-            dir: lab.dir.clone(),
-            nodes: lab.nodes,
+            lab: lab.clone(),
             addresses: BTreeMap::new(),
             routes: BTreeMap::new(),
         };
@@ -60,8 +59,7 @@ impl Drop for Balancer {
 }
 
 struct State {
-    dir: std::path::PathBuf,
-    nodes: u8,
+    lab: Lab,
     /// Service → last byte of its address.
     addresses: BTreeMap<String, u8>,
     /// Address → the nodes that it is routed to.
@@ -70,7 +68,7 @@ struct State {
 
 impl State {
     fn round(&mut self) -> Result<()> {
-        let output = kubectl_at(&self.dir)
+        let output = kubectl(&self.lab)
             .args(["get", "services", "--all-namespaces", "--output=json"])
             .stderr(Stdio::null())
             .output()
@@ -131,7 +129,7 @@ impl State {
             }
         };
         let health = service["spec"]["healthCheckNodePort"].as_u64();
-        let nodes = (1..=self.nodes).filter(|n| health.is_none_or(|port| is_healthy(*n, port)));
+        let nodes = (1..=self.lab.nodes).filter(|n| health.is_none_or(|port| is_healthy(*n, port)));
         self.route(ip, nodes.collect())?;
         let finalizers = service["metadata"]["finalizers"].as_array();
         if !finalizers.is_some_and(|f| f.iter().any(|f| f == FINALIZER)) {
@@ -171,7 +169,7 @@ impl State {
 
     fn patch(&self, name: &str, flag: &str, patch: Value) -> Result<()> {
         let (namespace, name) = name.split_once('/').context("is namespace/name")?;
-        let mut command = kubectl_at(&self.dir);
+        let mut command = kubectl(&self.lab);
         command.args([
             "-n",
             namespace,

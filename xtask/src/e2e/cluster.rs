@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -56,15 +56,10 @@ pub(super) fn within(part: &str, program: impl AsRef<std::ffi::OsStr>) -> Comman
 
 /// kubectl as the cluster's administrator.
 pub(super) fn kubectl(lab: &Lab) -> Command {
-    kubectl_at(&lab.dir)
-}
-
-/// The same, by the folder of the lab.
-pub(super) fn kubectl_at(dir: &Path) -> Command {
-    let mut command = within("control", dir.join("bin/kubectl"));
+    let mut command = within("control", lab.bin("kubectl"));
     command
         .arg("--kubeconfig")
-        .arg(dir.join("state/admin.kubeconfig"));
+        .arg(lab.state("admin.kubeconfig"));
     command
 }
 

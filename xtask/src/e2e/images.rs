@@ -11,7 +11,7 @@ use serde_json::json;
 use xtask::ebpf::find_program;
 
 use super::Lab;
-use crate::assets::go;
+use super::binaries::source_of;
 use crate::setup::{run, step};
 
 pub(super) const COREDNS: &str = "svcplane.test/coredns:e2e";
@@ -49,17 +49,7 @@ pub(super) fn build(lab: &Lab) -> Result<()> {
     agnhost.add(&lab.bin("agnhost"), "agnhost")?;
     agnhost.add(&lab.bin("coredns"), "coredns")?;
     symlink("agnhost", agnhost.0.join("agnhost-2")).context("cannot link agnhost-2")?;
-    let sources = Command::new(go()?)
-        .args([
-            "list",
-            "-f",
-            "{{.Dir}}",
-            "k8s.io/kubernetes/test/images/agnhost",
-        ])
-        .current_dir(lab.sources.join("tests/e2e/k8s"))
-        .output()
-        .context("cannot ask go for agnhost's sources")?;
-    let sources = PathBuf::from(String::from_utf8_lossy(&sources.stdout).trim());
+    let sources = PathBuf::from(source_of("k8s.io/kubernetes/test/images/agnhost")?);
     for file in ["localhost.crt", "localhost.key"] {
         agnhost.add(&sources.join("porter").join(file), file)?;
     }

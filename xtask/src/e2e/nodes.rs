@@ -31,6 +31,7 @@ pub(super) fn start(lab: &Lab) -> Result<()> {
             .args("unshare --mount --uts --pid --fork --mount-proc --propagation private --kill-child bash".split(' '))
             .arg(lab.sources.join("tests/e2e/node-init.sh"))
             .env("LAB", &lab.dir)
+            .env("BIN", lab.bin(""))
             .env("NODE", &name)
             .env("NODE_IP", node_ip(n).to_string())
             .env("NODE_IPS", node_ips(n))
