@@ -1,5 +1,5 @@
 //! What asks whether the agent is well: `/healthz` (may this node get load-balancer traffic?), `/livez` (is the proxy
-//! itself well?), `/metrics`. Paths, codes and bodies are kube-proxy's (E1–E3). Health check node ports: `node_port`.
+//! itself well?), `/metrics`, `/proxyMode`. Paths, codes and bodies are kube-proxy's (E1–E3). Health check node ports: `node_port`.
 
 mod http;
 mod node_port;
@@ -130,6 +130,13 @@ where
             well: true,
             content_type: "text/plain; version=0.0.4",
             body: metrics(),
+            weight: None,
+        }),
+        // The mode that kube-proxy would name: there is only one here.
+        "/proxyMode" => Some(Answer {
+            well: true,
+            content_type: "text/plain; charset=utf-8",
+            body: "ebpf".into(),
             weight: None,
         }),
         _ => health.answer(path, Timestamp::now()),

@@ -88,7 +88,7 @@ async fn the_listener_answers_and_turns_away() {
 }
 
 #[tokio::test]
-async fn metrics_are_made_anew_for_each_scrape() {
+async fn metrics_are_made_anew_for_each_scrape_and_the_mode_is_told() {
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -98,4 +98,9 @@ async fn metrics_are_made_anew_for_each_scrape() {
     tokio::spawn(serve_metrics(free, Arc::default(), metrics).await.unwrap());
     assert!(get(free, "GET /metrics").await.ends_with("scrapes 0\n"));
     assert!(get(free, "GET /metrics").await.ends_with("scrapes 1\n"));
+    let mode = get(free, "GET /proxyMode").await;
+    assert!(
+        mode.starts_with("HTTP/1.1 200") && mode.ends_with("ebpf"),
+        "{mode}"
+    );
 }
