@@ -122,7 +122,7 @@ async fn watch<O, K, V>(
                 refusals: found,
             } = convert(object);
             let new = refusals.update(&name(object), found);
-            notices.refused(Some(&regarding(object)), &new);
+            notices.refused(regarding(object).as_ref(), &new);
             (key, value)
         };
         let change = match next {
@@ -162,16 +162,18 @@ async fn watch<O, K, V>(
     }
 }
 
-fn regarding<O: Resource<DynamicType = ()>>(object: &O) -> Regarding {
+/// Users look at their Services. Slices are written by controllers, some of them for others than proxies.
+fn regarding<O: Resource<DynamicType = ()>>(object: &O) -> Option<Regarding> {
     let meta = object.meta();
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    Regarding {
+    let kind = O::kind(&()).into_owned();
+    (kind == "Service").then(|| Regarding {
         api_version: O::api_version(&()).into_owned(),
-        kind: O::kind(&()).into_owned(),
+        kind,
         namespace: text(&meta.namespace),
         name: text(&meta.name),
         uid: text(&meta.uid),
-    }
+    })
 }
 
 fn name<O: Resource>(object: &O) -> String {
