@@ -1,6 +1,7 @@
 //! `svc-agent run`: one task that owns the dataplane, fed by a source and by netlink.
 
 mod bound;
+mod facts;
 mod recount;
 mod start;
 
@@ -16,13 +17,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cluster::{Cluster, Event};
-use crate::compile::{Facts, node_port_addresses};
-use crate::config::{Run, Xdp};
+use crate::config::Run;
 use crate::connections;
 use crate::dataplane::{self, Dataplane};
-use crate::desired::{Fault, Refusal, ServiceName};
+use crate::desired::{Refusal, ServiceName};
 use crate::health::{Health, NodePortChecks};
-use crate::node::{self, Devices, Reached, Selection, Watch};
+use crate::node::{Devices, Selection, Watch};
 use crate::notices::{Notices, Regarding};
 use crate::plan::{Generation, Planner};
 use crate::reconcile::Reconciler;
@@ -222,97 +222,6 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// Reads the node again after netlink said that something changed, or that it has nothing more to say.
-    async fn notified(&mut self, changed: Result<(), node::Error>) -> Result<()> {
-        if let Err(error) = changed {
-            tracing::warn!("{error}; opening netlink again");
-            tokio::time::sleep(RETRY).await;
-            self.netlink = Watch::open()?;
-        }
-        tokio::time::sleep(COALESCE).await;
-        self.netlink.drain();
-        self.refresh_node().await;
-        Ok(())
-    }
-
-    async fn refresh_node(&mut self) {
-        match self.netlink.devices().await {
-            Ok(devices) if devices == self.devices => (),
-            Ok(devices) => {
-                self.devices = devices;
-                self.attach();
-            }
-            Err(error) => {
-                tracing::warn!("{error}");
-                self.reattach = Some(Instant::now() + RETRY);
-            }
-        }
-    }
-
-    /// Tries again what could not be attached, when it is time.
-    async fn attach_again(&mut self) {
-        if self.reattach.is_some_and(|when| when <= Instant::now()) {
-            self.reattach = None;
-            self.refresh_node().await;
-            if self.reattach.is_none() {
-                self.attach();
-            }
-        }
-    }
-
-    /// What the node is known by: told, or by its object, or as its default route has it.
-    fn node_ips(&self) -> Vec<IpAddr> {
-        if !self.options.node_ip.is_empty() {
-            return self.options.node_ip.clone();
-        }
-        match self.reconciler.cluster.node() {
-            Some(node) if !node.addresses.is_empty() => node.addresses.clone(),
-            _ => node::default_addresses(&self.devices),
-        }
-    }
-
-    /// Puts the programs where the devices are now.
-    fn attach(&mut self) {
-        let node_ips = self.node_ips();
-        let addresses = node::device_addresses(&self.devices, &node_ips);
-        let reached = Reached {
-            node_ports: self.node_port_addresses(&node_ips),
-            node: node_ips.clone(),
-        };
-        let hooks = self
-            .selection
-            .hooks(&self.devices, &reached, self.options.xdp);
-        let is_virtual =
-            |device: &&u32| self.devices.get(device).is_some_and(|d| !d.kind.is_empty());
-        let virtual_devices = self.devices.keys().filter(is_virtual).copied().collect();
-        let mut errors: Vec<_> = self
-            .dataplane
-            .set_devices(&addresses)
-            .err()
-            .into_iter()
-            .collect();
-        errors.extend(self.dataplane.attach_devices(&hooks, &virtual_devices));
-        self.attached_for = node_ips;
-        // XDP by `auto` is a bonus: tc does the work where a driver has none.
-        let missing = errors.iter().any(|error| {
-            self.options.xdp != Xdp::Auto
-                || !matches!(
-                    error,
-                    dataplane::Error::Attach {
-                        name: "node_xdp",
-                        ..
-                    }
-                )
-        });
-        self.reattach = missing.then(|| Instant::now() + RETRY);
-        let object = "device hooks".to_owned();
-        let refusals = errors
-            .iter()
-            .map(|error| Refusal::new(Fault::NotAttached, object.clone(), error.to_string()));
-        let new = self.refusals.update(&object, refusals);
-        self.notices.refused(None, &new);
-    }
-
     /// Brings the maps to what is wanted.
     fn settle(&mut self) {
         let now = Instant::now();
@@ -405,28 +314,6 @@ impl<'a> Agent<'a> {
             uid: service.uid.clone(),
         });
         self.notices.refused(regarding.as_ref(), &new);
-    }
-
-    fn node_port_addresses(&self, node_ips: &[IpAddr]) -> Vec<IpAddr> {
-        let local: Vec<IpAddr> = node::own_addresses(&self.devices).into_iter().collect();
-        node_port_addresses(&self.options.nodeport_addresses, node_ips, &local)
-    }
-
-    fn take_facts(&mut self) {
-        let node_ips = self.attached_for.clone();
-        let own = node::own_addresses(&self.devices);
-        let node = self.reconciler.cluster.node();
-        self.health
-            .node_doomed(node.is_some_and(|node| node.doomed));
-        let facts = Facts {
-            node_name: self.reconciler.cluster.node_name().to_owned(),
-            zone: node.and_then(|node| node.zone()).map(str::to_owned),
-            node_port_addresses: self.node_port_addresses(&node_ips),
-            node_addresses: node_ips.clone(),
-            external_cluster_ip: self.options.external_cluster_ip,
-        };
-        let all = own.into_iter().chain(node_ips).collect();
-        self.reconciler.set_facts(facts, all);
     }
 
     fn fail(&mut self) {

@@ -1,7 +1,6 @@
 //! The HTTP server behind every answer of the agent: one task per listener, and with the task its connections end.
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,19 +104,14 @@ pub(super) async fn accept(listener: TcpListener, answers: Arc<impl Answers>) {
     }
 }
 
-fn converse(
-    stream: TcpStream,
-    answers: Arc<impl Answers>,
-) -> impl Future<Output = ()> + Send + 'static {
-    async move {
-        let service = service_fn(move |request| {
-            let response = answers.answer(&request);
-            async move { Ok::<_, Infallible>(response) }
-        });
-        let mut http = http1::Builder::new();
-        let http = http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-        if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-            tracing::debug!("a health check was cut off: {error}");
-        }
+async fn converse(stream: TcpStream, answers: Arc<impl Answers>) {
+    let service = service_fn(move |request| {
+        let response = answers.answer(&request);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let mut http = http1::Builder::new();
+    let http = http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!("a health check was cut off: {error}");
     }
 }

@@ -1,7 +1,7 @@
 //! Health check node ports (C14): a load balancer asks each node whether a Service with externalTrafficPolicy Local has
 //! endpoints there. A port that cannot be had is said and tried again; the Service is served all the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ pub struct NodePortChecks {
     health: Arc<Health>,
     wanted: BTreeMap<ServiceName, HealthCheck>,
     /// Services that changed since the last [`NodePortChecks::settle`].
-    changed: BTreeMap<ServiceName, ()>,
+    changed: BTreeSet<ServiceName>,
     open: BTreeMap<ServiceName, BTreeMap<SocketAddr, Listener>>,
     retry: Option<Instant>,
 }
@@ -38,7 +38,7 @@ impl NodePortChecks {
         Self {
             health,
             wanted: BTreeMap::new(),
-            changed: BTreeMap::new(),
+            changed: BTreeSet::new(),
             open: BTreeMap::new(),
             retry: None,
         }
@@ -49,7 +49,7 @@ impl NodePortChecks {
         if self.wanted.get(name) == check.as_ref() {
             return;
         }
-        self.changed.insert(name.clone(), ());
+        self.changed.insert(name.clone());
         match check {
             Some(check) => self.wanted.insert(name.clone(), check),
             None => self.wanted.remove(name),
@@ -65,16 +65,15 @@ impl NodePortChecks {
     pub async fn settle(&mut self) -> BTreeMap<ServiceName, Vec<Refusal>> {
         if self.retry.is_some_and(|when| when <= Instant::now()) {
             self.retry = None;
-            let all = self.wanted.keys().map(|name| (name.clone(), ()));
-            self.changed.extend(all);
+            self.changed.extend(self.wanted.keys().cloned());
         }
         let changed = std::mem::take(&mut self.changed);
         // What one gives up another may be waiting for.
-        for name in changed.keys() {
+        for name in &changed {
             self.close_unwanted(name).await;
         }
         let mut outcome = BTreeMap::new();
-        for name in changed.into_keys() {
+        for name in changed {
             let refusals = self.open_wanted(&name).await;
             if !refusals.is_empty() {
                 self.retry = Some(Instant::now() + RETRY);

@@ -1,0 +1,138 @@
+//! The node as it is now: its devices get their hooks, its addresses and its zone become facts to compile by.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::{Agent, COALESCE, RETRY};
+use crate::compile::{Facts, node_port_addresses};
+use crate::config::Xdp;
+use crate::dataplane;
+use crate::desired::{Fault, Refusal};
+use crate::node::{self, Reached, Watch};
+
+impl Agent<'_> {
+    /// Reads the node again after netlink said that something changed, or that it has nothing more to say.
+    pub(super) async fn notified(&mut self, changed: Result<(), node::Error>) -> Result<()> {
+        if let Err(error) = changed {
+            tracing::warn!("{error}; opening netlink again");
+            tokio::time::sleep(RETRY).await;
+            self.netlink = Watch::open()?;
+        }
+        tokio::time::sleep(COALESCE).await;
+        self.netlink.drain();
+        self.refresh_node().await;
+        Ok(())
+    }
+
+    async fn refresh_node(&mut self) {
+        match self.netlink.devices().await {
+            Ok(devices) if devices == self.devices => (),
+            Ok(devices) => {
+                self.devices = devices;
+                self.attach();
+            }
+            Err(error) => {
+                tracing::warn!("{error}");
+                self.reattach = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+
+    /// Tries again what could not be attached, when it is time.
+    pub(super) async fn attach_again(&mut self) {
+        if self.reattach.is_some_and(|when| when <= Instant::now()) {
+            self.reattach = None;
+            self.refresh_node().await;
+            if self.reattach.is_none() {
+                self.attach();
+            }
+        }
+    }
+
+    /// What the node is known by: told, or by its object, or as its default route has it.
+    pub(super) fn node_ips(&self) -> Vec<IpAddr> {
+        if !self.options.node_ip.is_empty() {
+            return self.options.node_ip.clone();
+        }
+        match self.reconciler.cluster.node() {
+            Some(node) if !node.addresses.is_empty() => node.addresses.clone(),
+            _ => node::default_addresses(&self.devices),
+        }
+    }
+
+    /// Puts the programs where the devices are now.
+    pub(super) fn attach(&mut self) {
+        let node_ips = self.node_ips();
+        let addresses = node::device_addresses(&self.devices, &node_ips);
+        let reached = Reached {
+            node_ports: self.node_port_addresses(&node_ips),
+            node: node_ips.clone(),
+        };
+        let hooks = self
+            .selection
+            .hooks(&self.devices, &reached, self.options.xdp);
+        let is_virtual =
+            |device: &&u32| self.devices.get(device).is_some_and(|d| !d.kind.is_empty());
+        let virtual_devices = self.devices.keys().filter(is_virtual).copied().collect();
+        let mut errors: Vec<_> = self
+            .dataplane
+            .set_devices(&addresses)
+            .err()
+            .into_iter()
+            .collect();
+        errors.extend(self.dataplane.attach_devices(&hooks, &virtual_devices));
+        let before = errors.len();
+        errors.retain(|error| !is_gone(error));
+        self.attached_for = node_ips;
+        // XDP by `auto` is a bonus: tc does the work where a driver has none.
+        let missing = errors.iter().any(|error| {
+            self.options.xdp != Xdp::Auto
+                || !matches!(
+                    error,
+                    dataplane::Error::Attach {
+                        name: "node_xdp",
+                        ..
+                    }
+                )
+        });
+        self.reattach = (missing || errors.len() < before).then(|| Instant::now() + RETRY);
+        let object = "device hooks".to_owned();
+        let refusals = errors
+            .iter()
+            .map(|error| Refusal::new(Fault::NotAttached, object.clone(), error.to_string()));
+        let new = self.refusals.update(&object, refusals);
+        self.notices.refused(None, &new);
+    }
+
+    fn node_port_addresses(&self, node_ips: &[IpAddr]) -> Vec<IpAddr> {
+        let local: Vec<IpAddr> = node::own_addresses(&self.devices).into_iter().collect();
+        node_port_addresses(&self.options.nodeport_addresses, node_ips, &local)
+    }
+
+    pub(super) fn take_facts(&mut self) {
+        let node_ips = self.attached_for.clone();
+        let own = node::own_addresses(&self.devices);
+        let node = self.reconciler.cluster.node();
+        self.health
+            .node_doomed(node.is_some_and(|node| node.doomed));
+        let facts = Facts {
+            node_name: self.reconciler.cluster.node_name().to_owned(),
+            zone: node.and_then(|node| node.zone()).map(str::to_owned),
+            node_port_addresses: self.node_port_addresses(&node_ips),
+            node_addresses: node_ips.clone(),
+            external_cluster_ip: self.options.external_cluster_ip,
+        };
+        let all = own.into_iter().chain(node_ips).collect();
+        self.reconciler.set_facts(facts, all);
+    }
+}
+
+/// The device went after it was listed: the kernel is about to say so.
+fn is_gone(error: &dataplane::Error) -> bool {
+    match error {
+        dataplane::Error::Attach { cause, .. } => cause.raw_os_error() == Some(libc::ENODEV),
+        _ => false,
+    }
+}
