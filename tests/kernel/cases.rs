@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use svc_common::family::{V4, V6};
+use svc_common::family::V4;
 use svc_common::table::{BOUNCE, SCTP};
 use svc_common::wire::ETH_LEN;
 
@@ -19,7 +19,7 @@ use crate::world::at;
 impl<F: Keyed> Pair<F> {
     /// Both sides do `action`; the frame afterwards.
     #[track_caller]
-    fn expect(&mut self, program: Program, frame: &Frame, action: u32) -> Vec<u8> {
+    pub(crate) fn expect(&mut self, program: Program, frame: &Frame, action: u32) -> Vec<u8> {
         let verdict = self.run(program, &frame.build());
         assert_eq!(
             verdict.action as i32, action as i32,
@@ -31,7 +31,7 @@ impl<F: Keyed> Pair<F> {
 }
 
 /// Source and destination port, where no options are.
-fn ports<F: Keyed>(frame: &[u8]) -> (u16, u16) {
+pub(crate) fn ports<F: Keyed>(frame: &[u8]) -> (u16, u16) {
     let l4 = &frame[ETH_LEN + F::LEN..];
     (
         u16::from_be_bytes([l4[0], l4[1]]),
@@ -39,7 +39,7 @@ fn ports<F: Keyed>(frame: &[u8]) -> (u16, u16) {
     )
 }
 
-fn ends<F: Keyed>(frame: &[u8]) -> (IpAddr, IpAddr) {
+pub(crate) fn ends<F: Keyed>(frame: &[u8]) -> (IpAddr, IpAddr) {
     let read = |off| {
         F::addr_to_std(bytemuck::pod_read_unaligned(
             &frame[ETH_LEN + off..][..size_of::<F::Addr>()],
@@ -48,9 +48,9 @@ fn ends<F: Keyed>(frame: &[u8]) -> (IpAddr, IpAddr) {
     (read(F::SRC), read(F::DST))
 }
 
-type Make = fn(IpAddr, IpAddr) -> Frame;
+pub(crate) type Make = fn(IpAddr, IpAddr) -> Frame;
 
-fn every_protocol<F: Keyed>(test: fn(&mut Pair<F>, Make)) {
+pub(crate) fn every_protocol<F: Keyed>(test: fn(&mut Pair<F>, Make)) {
     within(|network| {
         for make in [
             |src, dst| tcp(src, dst).syn(),
@@ -67,10 +67,15 @@ fn every_protocol<F: Keyed>(test: fn(&mut Pair<F>, Make)) {
 
 macro_rules! both_families {
     ($($name:ident),* $(,)?) => {
-        mod v4 { $(#[test] fn $name() { super::every_protocol::<super::V4>(super::$name); })* }
-        mod v6 { $(#[test] fn $name() { super::every_protocol::<super::V6>(super::$name); })* }
+        mod v4 {
+            $(#[test] fn $name() { super::every_protocol::<svc_common::family::V4>(super::$name); })*
+        }
+        mod v6 {
+            $(#[test] fn $name() { super::every_protocol::<svc_common::family::V6>(super::$name); })*
+        }
     };
 }
+pub(crate) use both_families;
 
 both_families!(
     pods_reach_a_cluster_ip,

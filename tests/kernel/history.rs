@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use svc_common::family::{V4, V6};
-use svc_common::table::{FlowKey, SCTP, TCP};
+use svc_common::memory::Memory;
+use svc_common::table::{FlowKey, SCTP, Source, TCP, UDP, backend_state, node_flags};
 use svc_common::wire::ETH_LEN;
 
 use crate::cases::hostile;
@@ -14,7 +15,7 @@ use crate::host::Program;
 use crate::kernel::Keyed;
 use crate::network::within;
 use crate::pair::Pair;
-use crate::world::{SNAT_MIN, at};
+use crate::world::{SNAT_MIN, addr, at, service};
 
 const STEPS: u32 = 10_000;
 
@@ -48,6 +49,11 @@ fn request<F: Keyed>(random: &mut Random) -> Frame {
         (50, 2),
         (50, 3),
         (50, 4),
+        (96, 7),
+        (50, 6),
+        (50, 7),
+        (50, 8),
+        (50, 9),
         (0, 1),
         (0, 1),
         (2, 3),
@@ -116,17 +122,54 @@ fn some_flow<F: Keyed>(pair: &Pair<F>, random: &mut Random) -> Option<FlowKey<F>
     }
 }
 
+/// Time passes for flows and affinities.
+fn grow_older<F: Keyed>(tables: &mut Memory<F>, seconds: u32) {
+    for flow in tables.flows.borrow_mut().values_mut() {
+        flow.seen = flow.seen.saturating_sub(seconds);
+    }
+    for affinity in tables.affinities.borrow_mut().values_mut() {
+        affinity.seen = affinity.seen.saturating_sub(seconds);
+    }
+}
+
+/// The agent changes what it changes without opening a flow anew: settings, ranges, backends' states.
+fn settings_change<F: Keyed>(tables: &mut Memory<F>, random: &mut Random) {
+    let flags = [
+        node_flags::CLUSTER_CIDR,
+        node_flags::MASQUERADE_ALL,
+        node_flags::EXTERNAL_CLUSTER_IP,
+    ];
+    let config = tables.config.as_mut().expect("configured");
+    config.flags ^= random.pick(&flags);
+    let range = Source {
+        service: service((50, 6), random.pick(&[TCP, UDP, SCTP])),
+        addr: addr::<F>(9, random.pick(&[1, 2])),
+    };
+    let range = (range, size_of::<F::Addr>() as u32 * 8);
+    if !tables.ranges.remove(&range) {
+        tables.ranges.insert(range);
+    }
+    for state in tables.backends.borrow_mut().values_mut() {
+        if random.below(8) == 0 {
+            let set = [backend_state::IN_CLUSTER_SET, backend_state::IN_LOCAL_SET];
+            state.flags ^= random.pick(&set);
+            state.weight = random.pick(&[0, 1, 1, 1, 2]);
+            state.connections = random.pick(&[0, 1, 2, u64::MAX]);
+        }
+    }
+}
+
 fn step<F: Keyed>(pair: &mut Pair<F>, random: &mut Random, seen: &mut Seen) {
     let frame = match (random.below(20), some_flow(pair, random)) {
         (0, Some(key)) => return pair.evict(&key),
         (1, _) => {
             let seconds = random.pick(&[1, 1, 1, 130]);
-            return pair.change_flows(|flow| flow.seen = flow.seen.saturating_sub(seconds));
+            return pair.change(|tables| grow_older(tables, seconds));
         }
         (2, _) if pair.host.flows.borrow().len() > 60 => {
-            pair.host.flows.borrow_mut().clear();
-            return pair.change_flows(|_| ());
+            return pair.change(|tables| tables.flows.borrow_mut().clear());
         }
+        (2, _) => return pair.change(|tables| settings_change(tables, random)),
         (3..=8, Some(key)) => of_flow(&key, random).build(),
         (9..=11, Some(key)) => {
             let quoted = of_flow(&key, random).reversed();

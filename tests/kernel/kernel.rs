@@ -1,8 +1,10 @@
 //! The loaded object: maps filled from a [`Memory`], programs run on single frames.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd};
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, DevMapHash, HashMap, MapData, PerCpuArray};
 use aya::programs::{
     ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode,
@@ -11,7 +13,7 @@ use aya::{Ebpf, EbpfLoader};
 use svc_common::family::Family;
 use svc_common::memory::Memory;
 use svc_common::reason::Reason;
-use svc_common::table::{Flow, FlowKey};
+use svc_common::table::{Affinity, BackendKey, BackendState, Flow, FlowKey, NodeConfig, Source};
 use svc_common::wire::IpHeader;
 
 use crate::host::Program;
@@ -101,11 +103,6 @@ impl Kernel {
         for (index, backend) in &tables.slots {
             slots.set(*index, *backend, 0).expect("in range");
         }
-        let mut config =
-            Array::try_from(self.ebpf.map_mut("CONFIG").expect("in the object")).expect("typed");
-        config
-            .set(0, tables.config.expect("configured"), 0)
-            .expect("in range");
         let (nic, second) = (self.network.nic.index, self.network.second_nic.index);
         let mut devices = self.map::<u32, F::Addr>(&format!("DEVICES_V{version}"));
         for (index, addr) in [(0, (0, 1)), (nic, (0, 1)), (second, (3, 1))] {
@@ -113,19 +110,55 @@ impl Kernel {
                 .insert(index, crate::world::addr::<F>(addr.0, addr.1), 0)
                 .expect("room");
         }
-        self.set_flows(tables);
+        self.follow(tables);
     }
 
-    /// Makes FLOWS what `tables` has.
-    pub(crate) fn set_flows<F: Keyed>(&mut self, tables: &Memory<F>) {
-        let mut map = self.flows::<F>();
-        let old: Vec<FlowKey<F>> = map.keys().collect::<Result<_, _>>().expect("readable");
+    /// Writes what changes while packets come and go.
+    pub(crate) fn follow<F: Keyed>(&mut self, tables: &Memory<F>) {
+        let config = tables.config.expect("configured");
+        self.array::<NodeConfig>("CONFIG")
+            .set(0, config, 0)
+            .expect("in range");
+        replace(self.flows::<F>(), &tables.flows.borrow());
+        replace(self.affinities::<F>(), &tables.affinities.borrow());
+        replace(self.backends::<F>(), &tables.backends.borrow());
+        let map = self
+            .ebpf
+            .map_mut(&format!("RANGES_V{}", F::VERSION))
+            .expect("in the object");
+        let mut ranges = LpmTrie::<_, Source<F>, u32>::try_from(map).expect("typed");
+        let old: Vec<_> = ranges.keys().collect::<Result<_, _>>().expect("readable");
         for key in old {
-            map.remove(&key).expect("there");
+            ranges.remove(&key).expect("there");
         }
-        for (key, flow) in tables.flows.borrow().iter() {
-            map.insert(*key, *flow, 0).expect("room");
+        for (source, length) in &tables.ranges {
+            let service_bits = 32;
+            let key = Key::new(service_bits + length, *source);
+            ranges.insert(&key, 1, 0).expect("room");
         }
+    }
+
+    fn array<V: aya::Pod>(&mut self, name: &str) -> Array<&mut MapData, V> {
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .unwrap_or_else(|| panic!("no map {name} in the object"));
+        Array::try_from(map).unwrap_or_else(|error| panic!("map {name}: {error}"))
+    }
+
+    /// The turns that the run at a slot has given.
+    pub(crate) fn turns(&mut self, first: u32) -> u32 {
+        self.array::<u64>("TURNS").get(&first, 0).expect("in range") as u32
+    }
+
+    pub(crate) fn affinities<F: Keyed>(&mut self) -> HashMap<&mut MapData, Source<F>, Affinity<F>> {
+        self.map(&format!("AFFINITY_V{}", F::VERSION))
+    }
+
+    pub(crate) fn backends<F: Keyed>(
+        &mut self,
+    ) -> HashMap<&mut MapData, BackendKey<F>, BackendState> {
+        self.map(&format!("BACKENDS_V{}", F::VERSION))
     }
 
     pub(crate) fn flows<F: Keyed>(&mut self) -> HashMap<&mut MapData, FlowKey<F>, Flow<F>> {
@@ -213,6 +246,20 @@ impl Kernel {
             context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         }
         context
+    }
+}
+
+/// Makes a map what `wanted` is.
+fn replace<K: aya::Pod + Ord, V: aya::Pod>(
+    mut map: HashMap<&mut MapData, K, V>,
+    wanted: &BTreeMap<K, V>,
+) {
+    let old: Vec<K> = map.keys().collect::<Result<_, _>>().expect("readable");
+    for key in old {
+        map.remove(&key).expect("there");
+    }
+    for (key, value) in wanted {
+        map.insert(*key, *value, 0).expect("room");
     }
 }
 

@@ -4,6 +4,7 @@
 mod agree;
 mod budget;
 mod cases;
+mod choice;
 mod history;
 mod host;
 mod kernel;

@@ -1,10 +1,13 @@
 //! A host and a kernel with the same tables, fed the same frames.
 
-use nix::time::{ClockId, clock_gettime};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::time::Duration;
 
+use aya::maps::{HashMap, MapData};
+use nix::time::{ClockId, clock_gettime};
 use svc_common::memory::Memory;
-use svc_common::table::{Flow, FlowKey};
+use svc_common::table::{FlowKey, Source};
 
 use crate::host::{self, Program, Verdict};
 use crate::kernel::{Kernel, Keyed};
@@ -39,10 +42,11 @@ impl<F: Keyed> Pair<F> {
         self.host.now.set(settled_second());
         let (action, after) = self.kernel.run(program, frame);
         let mut first = None;
-        // The first number picks a slot, the next one a port; with Maglev the first picks the port.
-        let numbers = 0..MAX_RUN.max(u32::from(SNAT_MAX - SNAT_MIN) + 1);
-        for choice in numbers.clone() {
-            for port in numbers.clone() {
+        // The first number picks a slot (or two), the next one a port; with Maglev the first picks the port.
+        let ports = u32::from(SNAT_MAX - SNAT_MIN) + 1;
+        let pairs = (0..MAX_RUN).flat_map(|one| (1..MAX_RUN).map(move |other| other << 16 | one));
+        for choice in (0..MAX_RUN.max(ports)).chain(pairs) {
+            for port in 0..MAX_RUN.max(ports) {
                 let host = self.host.clone();
                 *host.dice.borrow_mut() = [choice, port].into();
                 let verdict = host::run(program, &self.network, &host, frame);
@@ -69,34 +73,32 @@ impl<F: Keyed> Pair<F> {
         );
     }
 
-    /// A flow of the host's that the kernel has not, or has otherwise.
+    /// What the kernel has not as the host has it.
     fn unlike(&mut self, host: &Memory<F>) -> Option<String> {
-        let flows = self.kernel.flows::<F>();
-        host.flows
-            .borrow()
-            .iter()
-            .find_map(|(key, expected)| match flows.get(key, 0) {
-                Ok(found) if found == *expected => None,
-                found => Some(format!("{key:?}\nhost   {expected:?}\nkernel {found:?}")),
+        lacking(&self.kernel.flows(), &host.flows.borrow())
+            .or_else(|| lacking(&self.kernel.affinities(), &host.affinities.borrow()))
+            .or_else(|| lacking(&self.kernel.backends(), &host.backends.borrow()))
+            .or_else(|| {
+                host.turns.borrow().iter().find_map(|(first, turns)| {
+                    let found = self.kernel.turns(*first);
+                    (found != *turns)
+                        .then(|| format!("turns at {first}: host {turns}, kernel {found}"))
+                })
             })
     }
 
     /// The slower comparisons: no flow too many, the same counters.
     #[track_caller]
     pub(crate) fn check_all(&mut self) {
-        let keys: Vec<FlowKey<F>> = self
-            .kernel
-            .flows::<F>()
-            .keys()
-            .collect::<Result<_, _>>()
-            .expect("readable");
-        let unknown: Vec<_> = keys
-            .iter()
-            .filter(|key| !self.host.flows.borrow().contains_key(key))
-            .collect();
-        assert!(
-            unknown.is_empty(),
-            "flows that the host does not have: {unknown:?}"
+        let flows: Vec<FlowKey<F>> = keys(&self.kernel.flows());
+        assert_eq!(
+            flows,
+            Vec::from_iter(self.host.flows.borrow().keys().copied())
+        );
+        let clients: Vec<Source<F>> = keys(&self.kernel.affinities());
+        assert_eq!(
+            clients,
+            Vec::from_iter(self.host.affinities.borrow().keys().copied())
         );
         assert_eq!(
             self.kernel.reasons(),
@@ -114,11 +116,31 @@ impl<F: Keyed> Pair<F> {
             .expect("the kernel had it too");
     }
 
-    /// Changes all flows.
-    pub(crate) fn change_flows(&mut self, change: impl Fn(&mut Flow<F>)) {
-        self.host.flows.borrow_mut().values_mut().for_each(change);
-        self.kernel.set_flows(&self.host);
+    /// Changes the tables.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Memory<F>)) {
+        change(&mut self.host);
+        self.kernel.follow(&self.host);
     }
+}
+
+type Entries<'a, K, V> = HashMap<&'a mut MapData, K, V>;
+
+/// An entry of the host's that the kernel has not, or has otherwise.
+fn lacking<K: aya::Pod + Debug, V: aya::Pod + PartialEq + Debug>(
+    kernel: &Entries<'_, K, V>,
+    host: &BTreeMap<K, V>,
+) -> Option<String> {
+    host.iter()
+        .find_map(|(key, expected)| match kernel.get(key, 0) {
+            Ok(found) if found == *expected => None,
+            found => Some(format!("{key:?}\nhost   {expected:?}\nkernel {found:?}")),
+        })
+}
+
+fn keys<K: aya::Pod + Ord, V: aya::Pod>(map: &Entries<'_, K, V>) -> Vec<K> {
+    let mut keys: Vec<K> = map.keys().collect::<Result<_, _>>().expect("readable");
+    keys.sort_unstable();
+    keys
 }
 
 /// The second that the programs will see: waits where it is about to end.
