@@ -16,7 +16,7 @@ use svc_common::wire::{ETH_LEN, Unreachable, tcp, udp};
 
 use crate::NEXT;
 use crate::hook::{Context, Skb, SkbEdit, frame, next_hop};
-use crate::maps::{Mapped, World, count, xdp_reaches, xdp_redirect};
+use crate::maps::{Mapped, World, count, work, xdp_reaches, xdp_redirect};
 
 /// `TC_ACT_SHOT`.
 const SHOT: i32 = 2;
@@ -33,16 +33,20 @@ enum Way {
 
 #[inline(never)]
 pub fn ingress<F: Mapped>(skb: &Skb, scope: Scope) -> i32 {
-    let mut work = Work::EMPTY;
-    let result = steer::ingress(scope, &skb.packet(), ETH_LEN, &World(skb), &mut work);
-    carry::<F>(skb, Way::In, scope, &work, result)
+    let Some(work) = work::<F>() else {
+        return NEXT;
+    };
+    let result = steer::ingress(scope, &skb.packet(), ETH_LEN, &World(skb), work);
+    carry::<F>(skb, Way::In, scope, work, result)
 }
 
 #[inline(never)]
 pub fn egress<F: Mapped>(skb: &Skb, local: bool) -> i32 {
-    let mut work = Work::EMPTY;
-    let result = steer::egress(local, &skb.packet(), ETH_LEN, &World(skb), &mut work);
-    carry::<F>(skb, Way::Out, Scope::Internal, &work, result)
+    let Some(work) = work::<F>() else {
+        return NEXT;
+    };
+    let result = steer::egress(local, &skb.packet(), ETH_LEN, &World(skb), work);
+    carry::<F>(skb, Way::Out, Scope::Internal, work, result)
 }
 
 #[inline(always)]
@@ -196,16 +200,12 @@ fn answer(skb: &Skb, way: Way, written: Option<()>) -> i32 {
 
 #[inline(never)]
 pub fn xdp<F: Mapped>(ctx: &XdpContext) -> u32 {
-    let mut work = Work::<F>::EMPTY;
-    let result = steer::ingress(
-        Scope::External,
-        &frame(ctx),
-        ETH_LEN,
-        &World(ctx),
-        &mut work,
-    );
+    let Some(work) = work::<F>() else {
+        return XDP_PASS;
+    };
+    let result = steer::ingress(Scope::External, &frame(ctx), ETH_LEN, &World(ctx), work);
     // Whatever is not simply forwarded, tc finishes: it sees the same tables and finds the flow made.
-    let Work { segment, decision } = &work;
+    let Work { segment, decision } = work;
     if result.is_err()
         || decision.route != Route::Forward
         || segment.is_error()

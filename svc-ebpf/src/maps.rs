@@ -6,6 +6,7 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
 use svc_common::family::{Family, Ip, V4, V6};
 use svc_common::reason::Reason;
+use svc_common::steer::Work;
 use svc_common::table::{
     Affinity, Backend, BackendKey, BackendState, Flow, FlowKey, FragmentKey, Frontend, FrontendKey,
     MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_DEVICES, MAX_FLOWS, MAX_FRAGMENTS,
@@ -16,7 +17,7 @@ use svc_common::table::{
 use crate::hook::{self, Context};
 
 macro_rules! family_maps {
-    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident, $ranges:ident, $affinities:ident, $backends:ident) => {
+    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident, $work:ident, $ranges:ident, $affinities:ident, $backends:ident) => {
         #[map]
         static $addresses: HashMap<$addr, u32> =
             HashMap::with_max_entries(MAX_ADDRESSES, NO_PREALLOC);
@@ -49,6 +50,8 @@ macro_rules! family_maps {
 
         #[map]
         static $scratch: PerCpuArray<Flow<$family>> = PerCpuArray::with_max_entries(1, 0);
+        #[map]
+        static $work: PerCpuArray<Work<$family>> = PerCpuArray::with_max_entries(1, 0);
 
         impl Mapped for $family {
             #[inline(always)]
@@ -62,6 +65,7 @@ macro_rules! family_maps {
                     fragments: &$fragments,
                     devices: &$devices,
                     scratch: &$scratch,
+                    work: &$work,
                     ranges: &$ranges,
                     affinities: &$affinities,
                     backends: &$backends,
@@ -84,6 +88,7 @@ pub struct Maps<F: Family> {
     fragments: &'static LruHashMap<FragmentKey<F>, Ports>,
     devices: &'static HashMap<u32, F::Addr>,
     scratch: &'static PerCpuArray<Flow<F>>,
+    work: &'static PerCpuArray<Work<F>>,
     ranges: &'static LpmTrie<Source<F>, u32>,
     affinities: &'static LruHashMap<Source<F>, Affinity<F>>,
     backends: &'static HashMap<BackendKey<F>, BackendState>,
@@ -105,6 +110,7 @@ family_maps!(
     FRAGMENTS_V4,
     DEVICES_V4,
     SCRATCH_V4,
+    WORK_V4,
     RANGES_V4,
     AFFINITY_V4,
     BACKENDS_V4
@@ -120,6 +126,7 @@ family_maps!(
     FRAGMENTS_V6,
     DEVICES_V6,
     SCRATCH_V6,
+    WORK_V6,
     RANGES_V6,
     AFFINITY_V6,
     BACKENDS_V6
@@ -140,6 +147,17 @@ static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len
 /// The devices that XDP may redirect to.
 #[map]
 static XDP_DEVICES: DevMapHash = DevMapHash::with_max_entries(MAX_DEVICES, 0);
+
+/// Room for the packet at hand. Not on the stack, which it would half fill, and whose every known byte would make the
+/// verifier walk all that follows once more.
+#[inline(always)]
+pub fn work<F: Mapped>() -> Option<&'static mut Work<F>> {
+    let work = F::maps().work.get_ptr_mut(0)?;
+    // SAFETY: a per-CPU slot, and no program that uses it is interrupted by another one on its CPU.
+    let work = unsafe { &mut *work };
+    *work = Work::EMPTY;
+    Some(work)
+}
 
 /// Counts one packet or call that did not go through.
 #[inline(always)]
