@@ -45,7 +45,6 @@ fn all_maps_are_less_than_200_mb() {
             | Map::LruHashMap(map)
             | Map::LpmTrie(map)
             | Map::PerCpuArray(map)
-            | Map::LpmTrie(map)
             | Map::DevMapHash(map)) = map
             else {
                 panic!("{name} is of a new kind: add it here");

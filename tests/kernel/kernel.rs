@@ -250,7 +250,7 @@ impl Kernel {
 }
 
 /// Makes a map what `wanted` is.
-fn replace<K: aya::Pod + Ord, V: aya::Pod>(
+pub(crate) fn replace<K: aya::Pod + Ord, V: aya::Pod>(
     mut map: HashMap<&mut MapData, K, V>,
     wanted: &BTreeMap<K, V>,
 ) {

@@ -6,10 +6,10 @@ use aya::maps::Array;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use svc_common::family::Family;
 use svc_common::memory::Memory;
-use svc_common::table::{Affinity, BackendState, Source};
+use svc_common::table::{BackendState, Source};
 use svc_tests::random::world;
 
-use crate::kernel::{Kernel, Keyed};
+use crate::kernel::{Kernel, Keyed, replace};
 use crate::network::Network;
 
 /// Bits of a [`Source`] before the address.
@@ -115,15 +115,8 @@ impl Kernel {
 
     /// Forgets what the programs know of clients.
     pub(crate) fn forget<F: Keyed>(&mut self) {
-        self.set_flows::<F>(&Memory::default());
-        let mut affinities = self.affinities::<F>();
-        let known: Vec<_> = affinities
-            .keys()
-            .collect::<Result<_, _>>()
-            .expect("readable");
-        for client in known {
-            affinities.remove(&client).expect("there");
-        }
+        replace(self.flows::<F>(), &BTreeMap::new());
+        replace(self.affinities::<F>(), &BTreeMap::new());
     }
 
     /// Moves what the programs know of clients into the past.
@@ -137,11 +130,5 @@ impl Kernel {
             affinity.seen = affinity.seen.saturating_sub(seconds);
             affinities.insert(client, affinity, 0).expect("room");
         }
-    }
-
-    fn affinities<F: Keyed>(
-        &mut self,
-    ) -> aya::maps::HashMap<&mut aya::maps::MapData, Source<F>, Affinity<F>> {
-        self.map(&format!("AFFINITY_V{}", F::VERSION))
     }
 }
