@@ -244,7 +244,11 @@ fn connections(lab: &Lab) -> Result<Vec<u64>> {
 }
 
 fn least(lab: &mut Lab) -> Result<()> {
-    with(lab, &algorithm("least-connections"), |lab| {
+    let meta = ", annotations: {svcplane.io/algorithm: least-connections}";
+    let manifest = |weight| {
+        service(meta, "") + &slice("pod-a", 1) + &slice("pod-b", weight) + &slice("pod-c", 1)
+    };
+    with(lab, &manifest(1), |lab| {
         let to = SocketAddr::new(lab.address("node1", false), 30140);
         let mut conversations = Vec::new();
         for n in 0..18 {
@@ -256,6 +260,19 @@ fn least(lab: &mut Lab) -> Result<()> {
         ensure!(
             open.iter().sum::<u64>() == 18 && open.iter().all(|n| (2..=10).contains(n)),
             "18 connections are counted as {open:?}"
+        );
+        lab.write(FILE, &manifest(0))?;
+        lab.wait_for("pod-b is drained", |backends| {
+            let of_wish = |line: &&str| line.contains("wish");
+            !backends
+                .lines()
+                .filter(of_wish)
+                .any(|line| line.contains("10.244.1.11"))
+        })?;
+        still(&mut conversations).context("a weight of 0 cuts live connections")?;
+        ensure!(
+            connections(lab)? == open,
+            "{open:?}, and another count after a change of weight"
         );
         // A recount, by the agent, finds the same.
         std::thread::sleep(Duration::from_secs(11));
