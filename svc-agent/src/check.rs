@@ -177,15 +177,15 @@ fn devices(options: &Check) -> Vec<Finding> {
             outside.join(", ")
         ))
     }];
-    let layer3: Vec<&str> = devices
+    let others: Vec<&str> = devices
         .values()
-        .filter(|d| !d.loopback && !d.ethernet && !d.addresses.is_empty())
+        .filter(|d| !d.loopback && !d.ethernet && !d.layer3 && !d.addresses.is_empty())
         .map(|d| d.name.as_str())
         .collect();
-    if !layer3.is_empty() {
+    if !others.is_empty() {
         findings.push(Warning(format!(
-            "devices without Ethernet headers are not served yet: {}",
-            layer3.join(", ")
+            "devices with neither Ethernet nor IP headers first are not served: {}",
+            others.join(", ")
         )));
     }
     findings

@@ -21,6 +21,8 @@ pub struct Device {
     pub loopback: bool,
     /// Frames begin with an Ethernet header.
     pub ethernet: bool,
+    /// Frames begin with the IP header.
+    pub layer3: bool,
     /// The other end is in another network namespace.
     pub peer_elsewhere: bool,
     pub default_route: bool,
@@ -54,7 +56,15 @@ pub struct Selection {
 }
 
 /// Tunnels bring in what other nodes send: answers to connections that this node masqueraded.
-const TUNNELS: [&str; 3] = ["vxlan", "geneve", "gretap"];
+const TUNNELS: [&str; 7] = [
+    "vxlan",
+    "geneve",
+    "gretap",
+    "wireguard",
+    "ipip",
+    "sit",
+    "ip6tnl",
+];
 const POD_KINDS: [&str; 2] = ["veth", "netkit"];
 /// Pods may be behind a bridge, and nothing is behind a dummy: an address of theirs makes nobody come in there.
 const INNER_KINDS: [&str; 2] = ["bridge", "dummy"];
@@ -64,7 +74,7 @@ const MASTERS: [&str; 3] = ["bond", "team", "bridge"];
 impl Selection {
     /// Whether packets from outside come in here.
     pub fn is_outside(&self, device: &Device, reached: &Reached) -> bool {
-        if device.loopback || !device.ethernet {
+        if device.loopback || !(device.ethernet || device.layer3) {
             return false;
         }
         if !self.devices.is_empty() {
@@ -106,6 +116,9 @@ impl Selection {
             if self.is_pod(device, reached) {
                 on(Hook::PodIngress);
                 on(Hook::PodEgress);
+            } else if self.is_outside(device, reached) && device.layer3 {
+                on(Hook::NodeIngressL3);
+                on(Hook::NodeEgressL3);
             } else if self.is_outside(device, reached) {
                 on(Hook::NodeIngress);
                 on(Hook::NodeEgress);

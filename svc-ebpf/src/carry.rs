@@ -11,8 +11,8 @@ use svc_common::reason::{Aside, Reason};
 use svc_common::refuse::{Checksum, IcmpError, Reset, swap_ethernet};
 use svc_common::rewrite::{Bytes, Rewrite, apply};
 use svc_common::steer::{self, Route, Work};
-use svc_common::table::{BOUNCE, Scope, TCP};
-use svc_common::wire::{ETH_LEN, Unreachable, tcp, udp};
+use svc_common::table::{BOUNCE, Scope, TCP, Tables};
+use svc_common::wire::{ETH_LEN, Unreachable, dst, tcp, udp};
 
 use crate::NEXT;
 use crate::hook::{Context, Skb, SkbEdit, frame, next_hop};
@@ -47,6 +47,50 @@ pub fn egress<F: Mapped>(skb: &Skb, local: bool) -> i32 {
     };
     let result = steer::egress(local, &skb.packet(), ETH_LEN, &World(skb), work);
     carry::<F>(skb, Way::Out, Scope::Internal, work, result)
+}
+
+/// From outside, by a device without Ethernet headers (WireGuard, IPIP, TUN): what may be ours gets room for such a
+/// header, and is met like any other.
+#[inline(always)]
+pub fn ingress_l3<F: Mapped>(skb: &Skb) -> i32 {
+    if !concerns_us::<F>(skb) {
+        return NEXT;
+    }
+    match skb.raise() {
+        Some(()) => ingress::<F>(skb, Scope::External),
+        None => shoot(Reason::RewriteFailed),
+    }
+}
+
+#[inline(never)]
+fn concerns_us<F: Mapped>(skb: &Skb) -> bool {
+    dst::<F>(&skb.packet(), 0).is_some_and(|dst| Tables::<F>::address(&World(skb), &dst) != 0)
+}
+
+/// To outside, by a device without Ethernet headers: answers get the frontend's address. The header could not be taken
+/// off a packet that only passes, so what would have to be sent elsewhere from here stays as it is: UDP and SCTP of the
+/// node's own processes, where such a device is the way to a Service's address.
+#[inline(never)]
+pub fn egress_l3<F: Mapped>(skb: &Skb) -> i32 {
+    let Some(work) = work::<F>() else {
+        return NEXT;
+    };
+    let result = steer::egress(false, &skb.packet(), 0, &World(skb), work);
+    let Work { segment, decision } = work;
+    if result.is_err() || decision.route == Route::Forward {
+        return NEXT;
+    }
+    remember_fragment(segment, &World(skb));
+    match apply(
+        &mut SkbEdit::<F>(skb, PhantomData),
+        0,
+        segment,
+        &decision.to,
+    ) {
+        Err(reason) => shoot(reason),
+        Ok(()) if decision.route == Route::Inject => skb.inject(skb.ifindex()),
+        Ok(()) => NEXT,
+    }
 }
 
 #[inline(always)]

@@ -249,6 +249,14 @@ impl Skb {
         }
     }
 
+    /// Puts an empty Ethernet header in front of a packet that came without one. The kernel takes it off again where the
+    /// packet goes on: before the stack, at `bpf_redirect` to such a device, and at `bpf_redirect_neigh`.
+    #[inline(always)]
+    pub fn raise(&self) -> Option<()> {
+        // SAFETY: a helper on our context.
+        (unsafe { bpf::bpf_skb_change_head(self.skb, ETH_LEN as u32, 0) } == 0).then_some(())
+    }
+
     /// Sends it out of a device, as it is.
     #[inline(always)]
     pub fn send(&self, ifindex: u32) -> i32 {

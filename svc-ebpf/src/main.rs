@@ -71,6 +71,28 @@ fn egress(ctx: &TcContext, node: bool) -> i32 {
     }
 }
 
+/// From outside, at a device without Ethernet headers.
+#[classifier]
+pub fn node_ingress_l3(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    match skb.protocol() {
+        ETH_P_IP => carry::ingress_l3::<V4>(&skb),
+        ETH_P_IPV6 => carry::ingress_l3::<V6>(&skb),
+        _ => NEXT,
+    }
+}
+
+/// To outside, at a device without Ethernet headers.
+#[classifier]
+pub fn node_egress_l3(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    match skb.protocol() {
+        ETH_P_IP => carry::egress_l3::<V4>(&skb),
+        ETH_P_IPV6 => carry::egress_l3::<V6>(&skb),
+        _ => NEXT,
+    }
+}
+
 /// From outside, before the stack: forwards what goes to other nodes and back; the rest passes untouched.
 #[xdp]
 pub fn node_xdp(ctx: XdpContext) -> u32 {

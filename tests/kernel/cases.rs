@@ -270,6 +270,9 @@ fn fragments_follow_their_first<F: Keyed>(pair: &mut Pair<F>, make: Make) {
         pair.expect(program, &later(2), SHOT);
         pair.expect(NodeXdp, &later(1), XDP_PASS);
     }
+    if make(at::<F>(1, 1), at::<F>(96, 1)).proto() != SCTP {
+        answers_in_fragments(pair, make);
+    }
     if make(at::<F>(9, 2), at::<F>(50, 1)).proto() == SCTP {
         return;
     }
@@ -281,6 +284,30 @@ fn fragments_follow_their_first<F: Keyed>(pair: &mut Pair<F>, make: Make) {
         .payload(&[5; 64])
         .fragment(3, 9, false);
     pair.expect(NodeIngress, &later, REDIRECT);
+}
+
+/// Of a backend here to a pod, and of one elsewhere to a client that was masqueraded.
+fn answers_in_fragments<F: Keyed>(pair: &mut Pair<F>, make: Make) {
+    for (client, vip, backend, request, answer, action) in [
+        ((1, 3), (96, 1), (1, 2), PodIngress, PodEgress, NEXT),
+        ((9, 4), (50, 1), (2, 1), NodeIngress, NodeIngress, REDIRECT),
+    ] {
+        let (client, vip) = (at::<F>(client.0, client.1), at::<F>(vip.0, vip.1));
+        let sent = pair.expect(request, &make(client, vip), action);
+        let back = make(at::<F>(backend.0, backend.1), ends::<F>(&sent).0)
+            .sport(8_080)
+            .port(ports::<F>(&sent).0)
+            .payload(&[6; 64]);
+        for id in [11, 12] {
+            let later = back.clone().fragment(id, 9, false);
+            // One that overtakes its first is nobody's: at the way out, and to the node's own address.
+            pair.expect(answer, &later, NEXT);
+            for part in [back.clone().fragment(id, 0, true), later] {
+                let seen = pair.expect(answer, &part, action);
+                assert_eq!(ends::<F>(&seen), (vip, client));
+            }
+        }
+    }
 }
 
 fn what_is_not_ours_passes<F: Keyed>(pair: &mut Pair<F>, make: Make) {

@@ -1,6 +1,11 @@
 //! What is neither TCP nor UDP, and what is no connection: SCTP, pings, binds of node ports.
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -8,11 +13,12 @@ use anyhow::{Context, Result, anyhow, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 use svc_common::reason::Reason;
 use xtask::topology::{Topology, in_namespace};
+use xtask::traffic::Probe;
 
 use crate::Case;
 use crate::frames::{crc32c, sctp};
 use crate::lab::Lab;
-use crate::paths::Way;
+use crate::paths::{PODS, Way};
 use crate::wire::{counted, udp_ways};
 
 pub const CASES: &[Case] = &[
@@ -35,6 +41,11 @@ pub const CASES: &[Case] = &[
         name: "binds_of_node_ports_are_counted_or_refused",
         settings: &["socket_tcp", "packets_only"],
         test: binds,
+    },
+    Case {
+        name: "clients_behind_a_device_without_ethernet_headers_are_answered",
+        settings: &["packets_only", "xdp_native"],
+        test: layer3,
     },
 ];
 
@@ -275,4 +286,92 @@ fn restart(lab: &mut Lab, flags: &[&str]) -> Result<()> {
     // Their listeners' ports must be free.
     lab.agents.clear();
     lab.start(flags)
+}
+
+/// A TUN device of a place, without Ethernet headers, and the frames that go through it.
+fn tun(lab: &Lab, place: &str, own: [&str; 2]) -> Result<File> {
+    lab.tool(place, "ip tuntap add mode tun name svct0")?;
+    let file = in_namespace(&lab.topology.place(place).namespace_file(), || {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open("/dev/net/tun")?;
+        const TUNSETIFF: nix::libc::c_ulong = 0x4004_54ca;
+        // struct ifreq: the name, and IFF_TUN | IFF_NO_PI.
+        let mut request = [0u8; 40];
+        request[..5].copy_from_slice(b"svct0");
+        request[16..18].copy_from_slice(&0x1001u16.to_ne_bytes());
+        // SAFETY: the kernel reads and writes a struct ifreq, which is 40 bytes long.
+        let status = unsafe { nix::libc::ioctl(file.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) };
+        ensure!(
+            status == 0,
+            "TUNSETIFF: {}",
+            std::io::Error::last_os_error()
+        );
+        Ok(file)
+    })?;
+    for address in own {
+        lab.tool(place, &format!("ip addr add {address} dev svct0 nodad"))?;
+    }
+    lab.tool(place, "ip link set svct0 up")?;
+    Ok(file)
+}
+
+/// Carries frames from one device to the other until it is told to stop.
+fn carry(mut from: &File, mut to: &File, stop: &AtomicBool) {
+    let mut buffer = vec![0; 1 << 16];
+    while !stop.load(Ordering::Relaxed) {
+        match from.read(&mut buffer) {
+            Ok(length) => drop(to.write(&buffer[..length])),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// The client's way to the Services' addresses is a tunnel to node1.
+fn layer3(lab: &mut Lab) -> Result<()> {
+    restart(lab, &["--devices", "eth0,svct0"])?;
+    let ends = (
+        tun(lab, "node1", ["10.77.0.1/24", "fd77::1/64"])?,
+        tun(lab, "client", ["10.77.0.2/24", "fd77::2/64"])?,
+    );
+    for vip in ["192.0.2.127/32", "2001:db8:2::127/128"] {
+        lab.tool("client", &format!("ip route replace {vip} dev svct0"))?;
+    }
+    // The node must have noticed the device.
+    std::thread::sleep(Duration::from_secs(1));
+    let stop = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(|| carry(&ends.0, &ends.1, &stop));
+        scope.spawn(|| carry(&ends.1, &ends.0, &stop));
+        let outcome = through_the_tunnel(lab);
+        stop.store(true, Ordering::Relaxed);
+        outcome
+    });
+    for place in ["node1", "client"] {
+        lab.tool(place, "ip link del svct0")?;
+    }
+    restart(lab, &[])?;
+    outcome
+}
+
+fn through_the_tunnel(lab: &Lab) -> Result<()> {
+    for way in Way::ALL {
+        let vip = way.load_balancer()?;
+        lab.answered_afresh("client", way.protocol, vip, &PODS)
+            .with_context(|| way.name())?;
+        ensure!(ping(lab, "client", vip.ip()), "{vip} does not answer pings");
+        let bytes = if way.is_udp() { 1_000 } else { 1 << 20 };
+        let answers = Probe::new(way.protocol, vip)
+            .bytes(bytes)
+            .count(5)
+            .timeout(Duration::from_secs(10))
+            .run(&lab.topology, "client")?;
+        ensure!(
+            answers.iter().all(|answer| answer.by().is_some()),
+            "{vip}: {answers:?}"
+        );
+    }
+    Ok(())
 }

@@ -27,6 +27,9 @@ pub enum Hook {
     PodEgress,
     NodeIngress,
     NodeEgress,
+    /// The same at devices without Ethernet headers.
+    NodeIngressL3,
+    NodeEgressL3,
     Xdp(XdpMode),
 }
 
@@ -43,6 +46,8 @@ impl Hook {
             Hook::PodEgress => "pod_egress",
             Hook::NodeIngress => "node_ingress",
             Hook::NodeEgress => "node_egress",
+            Hook::NodeIngressL3 => "node_ingress_l3",
+            Hook::NodeEgressL3 => "node_egress_l3",
             Hook::Xdp(_) => "node_xdp",
         }
     }
@@ -50,8 +55,8 @@ impl Hook {
     /// Attach type and flags of `BPF_LINK_CREATE`.
     const fn attach(self) -> (u32, u32) {
         match self {
-            Hook::PodIngress | Hook::NodeIngress => (TCX_INGRESS, 0),
-            Hook::PodEgress | Hook::NodeEgress => (TCX_EGRESS, 0),
+            Hook::PodIngress | Hook::NodeIngress | Hook::NodeIngressL3 => (TCX_INGRESS, 0),
+            Hook::PodEgress | Hook::NodeEgress | Hook::NodeEgressL3 => (TCX_EGRESS, 0),
             // XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE (include/uapi/linux/if_link.h)
             Hook::Xdp(XdpMode::Native) => (XDP, 1 << 2),
             Hook::Xdp(XdpMode::Generic) => (XDP, 1 << 1),
@@ -61,8 +66,10 @@ impl Hook {
     /// The direction, for kernels without tcx.
     const fn direction(self) -> Option<TcAttachType> {
         match self {
-            Hook::PodIngress | Hook::NodeIngress => Some(TcAttachType::Ingress),
-            Hook::PodEgress | Hook::NodeEgress => Some(TcAttachType::Egress),
+            Hook::PodIngress | Hook::NodeIngress | Hook::NodeIngressL3 => {
+                Some(TcAttachType::Ingress)
+            }
+            Hook::PodEgress | Hook::NodeEgress | Hook::NodeEgressL3 => Some(TcAttachType::Egress),
             Hook::Xdp(_) => None,
         }
     }
@@ -81,11 +88,13 @@ impl Hook {
         format!("{}@{ifindex}", self.pin_name())
     }
 
-    const ALL: [Hook; 6] = [
+    const ALL: [Hook; 8] = [
         Hook::PodIngress,
         Hook::PodEgress,
         Hook::NodeIngress,
         Hook::NodeEgress,
+        Hook::NodeIngressL3,
+        Hook::NodeEgressL3,
         Hook::Xdp(XdpMode::Native),
         Hook::Xdp(XdpMode::Generic),
     ];
@@ -118,6 +127,8 @@ pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
         "pod_egress",
         "node_ingress",
         "node_egress",
+        "node_ingress_l3",
+        "node_egress_l3",
         "node_xdp",
     ];
     for name in devices

@@ -160,6 +160,15 @@ fn device(link: LinkMessage) -> Device {
     let mut device = Device {
         loopback: link.header.flags.contains(LinkFlags::Loopback),
         ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+        // WireGuard and TUN; IPIP, ip6tnl and SIT; modems.
+        layer3: matches!(
+            link.header.link_layer_type,
+            LinkLayerType::None
+                | LinkLayerType::Tunnel
+                | LinkLayerType::Tunnel6
+                | LinkLayerType::Sit
+                | LinkLayerType::Rawip
+        ),
         ..Device::default()
     };
     for attribute in link.attributes {

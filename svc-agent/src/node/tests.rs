@@ -230,3 +230,36 @@ fn a_node_that_hands_out_every_port_shares_some_and_says_so() {
     }
     assert_eq!(SnatPorts::beside("32768 60999").warning(), None);
 }
+
+#[test]
+fn a_tunnel_without_ethernet_headers_has_hooks_of_its_own_and_no_xdp() {
+    let tunnel = |kind: &str| Device {
+        name: "tunl0".into(),
+        kind: kind.into(),
+        layer3: true,
+        ..Device::default()
+    };
+    let hooks = |device: Device| -> Vec<Hook> {
+        let devices = Devices::from([(7, device)]);
+        Selection::default()
+            .hooks(&devices, &Reached::default(), config::Xdp::Native)
+            .into_keys()
+            .map(|(_, hook)| hook)
+            .collect()
+    };
+    for kind in ["ipip", "wireguard", "sit", "ip6tnl"] {
+        let expected = [Hook::NodeIngressL3, Hook::NodeEgressL3];
+        assert_eq!(hooks(tunnel(kind)), expected, "{kind}");
+    }
+    // A TUN device is anybody's, unless the default route goes there.
+    assert_eq!(hooks(tunnel("tun")), []);
+    let default_route = true;
+    assert_eq!(
+        hooks(Device {
+            default_route,
+            ..tunnel("tun")
+        })
+        .len(),
+        2
+    );
+}
