@@ -95,7 +95,8 @@ pub struct Run {
     /// How packets reach pods: by the kernel's routing. `auto` chooses the same today.
     #[arg(long, value_enum, default_value_t = HostRouting::Auto)]
     pub host_routing: HostRouting,
-    /// Direct server return: off is all there is today.
+    /// Direct server return: how packets from outside get to backends on other nodes, which then see the client and answer
+    /// it themselves; off: masqueraded, answers come back through this node. Every node needs the same.
     #[arg(long, value_enum, default_value_t = Dsr::Off)]
     pub dsr: Dsr,
     /// Node addresses that NodePorts are served on: `primary`, or those in the ranges (a family without a range: all of it).
@@ -260,6 +261,10 @@ pub enum HostRouting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Dsr {
     Off,
+    /// In an IP header of the same family.
+    Ipip,
+    /// In UDP port 6081, which more networks let pass.
+    Geneve,
 }
 
 /// `--nodeport-addresses`.

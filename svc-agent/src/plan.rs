@@ -179,6 +179,19 @@ impl Planner {
         }
     }
 
+    /// Says which addresses are other nodes'.
+    pub fn set_peer_addresses(&mut self, addresses: &BTreeSet<IpAddr>) -> Changes {
+        Changes {
+            v4: self
+                .v4
+                .set_peers(of_family::<V4>(addresses), self.generation),
+            v6: self
+                .v6
+                .set_peers(of_family::<V6>(addresses), self.generation),
+            ..Changes::default()
+        }
+    }
+
     /// Removes everything of Services that are not `known`, and what was found in the maps and is nobody's. To be
     /// called after the first full sync, after [`Planner::set_node_addresses`] and before the known Services are
     /// planned: what it frees is then theirs to take.

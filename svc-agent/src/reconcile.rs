@@ -90,6 +90,8 @@ impl Reconciler {
         round
             .changes
             .merge(self.planner.set_cluster_ranges(&self.cluster_ranges));
+        let peers = self.cluster.peer_addresses().collect();
+        round.changes.merge(self.planner.set_peer_addresses(&peers));
         if !self.restored {
             self.restored = true;
             let known = self

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cluster::{Cluster, Event};
-use crate::config::Run;
+use crate::config::{Dsr, Run};
 use crate::connections;
 use crate::dataplane::{self, Dataplane};
 use crate::desired::{Refusal, ServiceName};
@@ -109,9 +109,13 @@ async fn start_source(
     let client = source::kube::client(options.kubeconfig.as_deref()).await?;
     let (notices, queue) = Notices::new();
     let theirs = notices.clone();
+    let nodes = match options.dsr {
+        Dsr::Off => source::kube::Nodes::Named(node_name.clone()),
+        Dsr::Ipip | Dsr::Geneve => source::kube::Nodes::All,
+    };
     let source = async move {
         let record = source::kube::record(client.clone(), &node_name, queue);
-        let watch = source::kube::run(client.clone(), &node_name, events, &theirs);
+        let watch = source::kube::run(client.clone(), nodes, events, &theirs);
         // The watches end when the agent does.
         tokio::select! {
             () = watch => (),
@@ -177,7 +181,7 @@ impl<'a> Agent<'a> {
                 pod_devices: options.pod_devices.clone(),
             },
             dataplane,
-            reconciler: Reconciler::new(Cluster::new(node_name), planner),
+            reconciler: Reconciler::new(cluster(options, node_name), planner),
             refusals: Refusals::default(),
             notices,
             health_checks: NodePortChecks::new(health.clone()),
@@ -334,6 +338,15 @@ impl<'a> Agent<'a> {
                 self.fail();
             }
         }
+    }
+}
+
+fn cluster(options: &Run, node_name: String) -> Cluster {
+    let cluster = Cluster::new(node_name);
+    if options.dsr == Dsr::Off {
+        cluster
+    } else {
+        cluster.with_peers()
     }
 }
 

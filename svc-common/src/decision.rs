@@ -12,6 +12,8 @@ pub enum Route {
     Forward,
     /// Back into the device it was about to leave by: both ends are this node.
     Inject,
+    /// Untouched, in a tunnel to the backend's node, which answers the client itself (DSR).
+    Tunnel,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -204,6 +204,8 @@ impl<F: Family> Flow<F> {
     fn route(&self) -> Route {
         if self.flags & flow_flags::LOOP != 0 {
             Route::Inject
+        } else if self.flags & flow_flags::TUNNEL != 0 {
+            Route::Tunnel
         } else if self.flags & flow_flags::NODE_CLIENT != 0 {
             if self.is_reply() {
                 Route::Stack
@@ -316,7 +318,10 @@ pub fn follow<F: Family>(
     match step {
         None | Some(Step::Renew) => Known::No,
         Some(Step::Reset) => Known::Gone,
-        Some(Step::Mirror) if !mirror(segment, tables) => Known::No,
+        // The other half of a tunnelled flow is on its backend's node.
+        Some(Step::Mirror) if decision.route != Route::Tunnel && !mirror(segment, tables) => {
+            Known::No
+        }
         Some(Step::Follow | Step::Mirror) if foreign => Known::Foreign,
         Some(Step::Follow | Step::Mirror) => Known::Yes,
     }
@@ -384,6 +389,10 @@ pub fn open<F: Family>(
     proto: u16,
     tables: &impl Tables<F>,
 ) -> Result<(), Reason> {
+    if flow.flags & flow_flags::TUNNEL != 0 {
+        tables.insert_flow(&flow.forward_key(proto), flow, false);
+        return Ok(());
+    }
     let config = tables.config().ok_or(Reason::SnatPortsExhausted)?;
     let range = config.snat_max.wrapping_sub(config.snat_min) as u32 + 1;
     let client_port = flow.client_port.get();

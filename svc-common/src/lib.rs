@@ -7,7 +7,7 @@
 //! Modules in the order of the line: [`family`] and [`wire`] say what differs between IPv4 and IPv6, [`mod@packet`] holds
 //! bytes, [`parse`] reads a [`parse::Segment`], [`table`] is what the maps hold, [`select`] picks a backend ([`affinity`] the client's last), [`flow`]
 //! remembers it, [`steer`] decides (a [`decision::Decision`]), [`rewrite`], [`refuse`] and [`echo`] change bytes, [`socket`] is the same decision for
-//! `connect()`. [`reason`] names every way not to go through.
+//! `connect()`, [`tunnel`] carries packets to other nodes. [`reason`] names every way not to go through.
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
@@ -29,6 +29,7 @@ pub mod select;
 pub mod socket;
 pub mod steer;
 pub mod table;
+pub mod tunnel;
 pub mod wire;
 
 #[cfg(test)]

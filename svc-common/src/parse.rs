@@ -49,6 +49,15 @@ impl<F: Family> Segment<F> {
         self.l4 as usize
     }
 
+    /// So many bytes in front of it are gone.
+    #[inline(always)]
+    pub fn move_up(&mut self, bytes: usize) {
+        self.l4 = self.l4.wrapping_sub(bytes as u8);
+        if self.quoted != 0 {
+            self.quoted = self.quoted.wrapping_sub(bytes as u8);
+        }
+    }
+
     /// Offset of the IP header that an ICMP error quotes; 0 when this is none.
     #[inline(always)]
     pub fn quoted(&self) -> usize {

@@ -78,7 +78,7 @@ pub fn connect<F: Family>(
     let address = if loopback {
         address_flags::NODE
     } else {
-        tables.address(&target.addr)
+        tables.address(&target.addr) & !address_flags::PEER
     };
     if address == 0
         || !applies(&config, target.proto, on_node, address)

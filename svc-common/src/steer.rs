@@ -66,7 +66,7 @@ pub fn ingress<F: Family>(
     work: &mut Work<F>,
 ) -> Result<(), Aside> {
     let dst = wire::dst::<F>(packet, l3).ok_or(Aside::NotOurs)?;
-    let address = tables.address(&dst);
+    let address = tables.address(&dst) & !address_flags::PEER;
     if address == 0 {
         return Err(Aside::NotOurs);
     }
@@ -209,6 +209,9 @@ fn assign<F: Family>(
     flow.backend_port = backend.port;
     flow.nat_port = key.sport;
     flow.state = 0;
+    if client == Client::Outside {
+        tunnel(address, flow, tables);
+    }
     Ok(())
 }
 
@@ -294,6 +297,26 @@ fn source<F: Family>(
         tables.source_towards(&backend.addr)
     };
     Ok((nat.ok_or(Reason::NoRoute)?, 0))
+}
+
+/// Lets a backend elsewhere see the client after all, if its node takes tunnels and answers by itself (D12). Not itself,
+/// and no other node: that may be the backend's own, which does not take packets from itself.
+#[inline(never)]
+fn tunnel<F: Family>(address: u32, flow: &mut Flow<F>, tables: &impl Tables<F>) {
+    let node = address_flags::NODE | address_flags::PEER;
+    if !has(tables, node_flags::DSR_IPIP | node_flags::DSR_GENEVE)
+        || flow.nat == flow.client
+        || (address & address_flags::CLUSTER_IP != 0 && has(tables, node_flags::MASQUERADE_ALL))
+    {
+        return;
+    }
+    if flow.client != flow.backend
+        && tables.address(&flow.client) & node == 0
+        && scope(Client::Outside, &flow.client, tables) == Scope::External
+    {
+        flow.nat = flow.client;
+        flow.flags |= flow_flags::TUNNEL;
+    }
 }
 
 #[cfg(test)]

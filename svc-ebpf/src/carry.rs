@@ -12,24 +12,41 @@ use svc_common::refuse::{Checksum, IcmpError, Reset, swap_ethernet};
 use svc_common::rewrite::{Bytes, Rewrite, apply};
 use svc_common::steer::{self, Route, Work};
 use svc_common::table::{BOUNCE, Scope, TCP, Tables};
+use svc_common::tunnel::is_tunnelled;
 use svc_common::wire::{ETH_LEN, Unreachable, dst, tcp, udp};
 
 use crate::NEXT;
 use crate::hook::{Context, Skb, SkbEdit, frame, next_hop};
 use crate::maps::{Mapped, World, count, work, xdp_reaches, xdp_redirect};
+use crate::tunnel;
 
 /// `TC_ACT_SHOT`.
 const SHOT: i32 = 2;
 
+/// Of [`crate::tunnel::leave`]: the packet is to be met like any other.
+pub const NOTHING: i32 = i32::MIN;
+
 /// Which way a packet was going when it met us.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     In,
     Out,
 }
 
 // Each phase is a function of its own: inlined into one, they would need more than the 512 bytes of stack that BPF
 // gives to the deepest chain of calls.
+
+/// A packet from outside, which may be in a tunnel.
+#[inline(always)]
+pub fn node_ingress<F: Mapped>(skb: &Skb) -> i32 {
+    if is_tunnelled::<F>(&skb.packet(), ETH_LEN) {
+        let action = tunnel::leave::<F>(skb);
+        if action != NOTHING {
+            return action;
+        }
+    }
+    ingress::<F>(skb, Scope::External)
+}
 
 #[inline(never)]
 pub fn ingress<F: Mapped>(skb: &Skb, scope: Scope) -> i32 {
@@ -115,7 +132,7 @@ fn carry<F: Mapped>(
 
 /// Drops a packet, counted.
 #[inline(always)]
-fn shoot(reason: Reason) -> i32 {
+pub fn shoot(reason: Reason) -> i32 {
     count(reason);
     SHOT
 }
@@ -126,6 +143,9 @@ fn send<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>) -> i32 {
     remember_fragment(segment, &World(skb));
     if decision.route == Route::Forward {
         return forward(skb, way, segment, &decision.to);
+    }
+    if decision.route == Route::Tunnel {
+        return tunnel::enter(skb, segment, &decision.to);
     }
     if let Err(reason) = change(skb, segment, &decision.to) {
         return shoot(reason);
@@ -159,7 +179,7 @@ fn forward<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>, to: &Rewrite<F>
 
 /// What counts against the MTU of the way.
 #[inline(always)]
-fn wire_len<F: Family>(skb: &Skb, segment: &Segment<F>) -> u16 {
+pub fn wire_len<F: Family>(skb: &Skb, segment: &Segment<F>) -> u16 {
     let transport = if segment.key.proto == TCP as u16 {
         let offset: u8 = skb.packet().get(segment.l4() + tcp::OFFSET).unwrap_or(0);
         (offset >> 4) as usize * 4
@@ -170,7 +190,7 @@ fn wire_len<F: Family>(skb: &Skb, segment: &Segment<F>) -> u16 {
 }
 
 #[inline(always)]
-fn change<F: Mapped>(skb: &Skb, segment: &Segment<F>, to: &Rewrite<F>) -> Result<(), Reason> {
+pub fn change<F: Mapped>(skb: &Skb, segment: &Segment<F>, to: &Rewrite<F>) -> Result<(), Reason> {
     apply(&mut SkbEdit::<F>(skb, PhantomData), ETH_LEN, segment, to)
 }
 
@@ -206,7 +226,7 @@ fn reset<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
 /// A UDP packet whose checksum a device is to finish stays so marked: that device then adds to the error's unused word
 /// what keeps an ICMP checksum right. With ICMPv6 it does not, where a virtual NIC hands such packets in.
 #[inline(never)]
-fn report<F: Family>(
+pub fn report<F: Family>(
     skb: &Skb,
     way: Way,
     segment: &Segment<F>,

@@ -13,6 +13,7 @@ use svc_common::packet::Packet;
 use svc_common::refuse::Checksum;
 use svc_common::rewrite::Edit;
 use svc_common::table::UDP;
+use svc_common::tunnel::Format;
 use svc_common::wire::ETH_LEN;
 
 /// A hook's context: what the helpers want as their first argument.
@@ -139,6 +140,15 @@ pub fn frame(ctx: &XdpContext) -> Packet<'_> {
 /// packet with its ports and TCP checksum.
 const HEADERS: u32 = 14 + 40 + 48 + 8 + 40 + 20;
 
+/// The same behind the headers of a tunnel: IPv6, UDP, Geneve.
+const TUNNEL_HEADERS: u32 = HEADERS + 40 + 8 + 16;
+
+/// `BPF_F_ADJ_ROOM_…` (include/uapi/linux/bpf.h).
+const FIXED_GSO: u64 = 1;
+const ENCAP_L3_IPV4: u64 = 2;
+const ENCAP_L3_IPV6: u64 = 4;
+const ENCAP_L4_UDP: u64 = 16;
+
 /// A packet at tc.
 pub struct Skb {
     skb: *mut __sk_buff,
@@ -205,6 +215,54 @@ impl Skb {
             headers + segment as usize
         };
         (len - ETH_LEN) as u16
+    }
+
+    /// Takes what precedes a tunnelled packet's headers into the linear part too.
+    #[inline(always)]
+    pub fn pull_more(&self) {
+        let (len, linear) = (self.len(), self.packet().len() as u32);
+        if linear < len && linear < TUNNEL_HEADERS {
+            let want = if len < TUNNEL_HEADERS {
+                len
+            } else {
+                TUNNEL_HEADERS
+            };
+            // SAFETY: as in `new`.
+            unsafe { bpf::bpf_skb_pull_data(self.skb, want) };
+        }
+    }
+
+    /// Makes room behind the Ethernet header for those of a tunnel, and tells the kernel what they will be, so that it
+    /// can still cut the packet into segments. These stay as long as they are: their length was held against the MTU.
+    #[inline(always)]
+    pub fn push(&self, bytes: usize, version: u8, format: Format) -> Option<()> {
+        let l3 = if version == 4 {
+            ENCAP_L3_IPV4
+        } else {
+            ENCAP_L3_IPV6
+        };
+        let l4 = if format == Format::Geneve {
+            ENCAP_L4_UDP
+        } else {
+            0
+        };
+        self.adjust_room(bytes as i32, l3 | l4)
+    }
+
+    /// Takes the bytes behind the Ethernet header away.
+    #[inline(always)]
+    pub fn pop(&self, bytes: usize) -> Option<()> {
+        self.adjust_room(-(bytes as i32), 0)
+    }
+
+    #[inline(always)]
+    fn adjust_room(&self, difference: i32, flags: u64) -> Option<()> {
+        const BPF_ADJ_ROOM_MAC: u32 = 1;
+        // SAFETY: a helper on our context.
+        let status = unsafe {
+            bpf::bpf_skb_adjust_room(self.skb, difference, BPF_ADJ_ROOM_MAC, flags | FIXED_GSO)
+        };
+        (status == 0).then_some(())
     }
 
     /// EtherType, network order in the low half.

@@ -9,6 +9,7 @@ mod carry;
 mod hook;
 mod maps;
 mod sock;
+mod tunnel;
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
@@ -53,9 +54,11 @@ fn ingress(ctx: &TcContext, scope: Scope) -> i32 {
     if skb.is_tagged() {
         return NEXT;
     }
-    match skb.protocol() {
-        ETH_P_IP => carry::ingress::<V4>(&skb, scope),
-        ETH_P_IPV6 => carry::ingress::<V6>(&skb, scope),
+    match (skb.protocol(), scope) {
+        (ETH_P_IP, Scope::Internal) => carry::ingress::<V4>(&skb, scope),
+        (ETH_P_IPV6, Scope::Internal) => carry::ingress::<V6>(&skb, scope),
+        (ETH_P_IP, Scope::External) => carry::node_ingress::<V4>(&skb),
+        (ETH_P_IPV6, Scope::External) => carry::node_ingress::<V6>(&skb),
         _ => NEXT,
     }
 }

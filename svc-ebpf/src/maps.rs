@@ -13,6 +13,7 @@ use svc_common::table::{
     MAX_FRONTENDS, MAX_RANGES, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, NodeConfig, Ports,
     ServiceLabel, SocketKey, SocketPeer, Source, Tables,
 };
+use svc_common::tunnel::Outer;
 
 use crate::hook::{self, Context};
 
@@ -95,7 +96,7 @@ pub struct Maps<F: Family> {
 }
 
 /// A family that has maps.
-pub trait Mapped: Family {
+pub trait Mapped: Outer {
     fn maps() -> Maps<Self>;
 }
 

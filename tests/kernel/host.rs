@@ -9,8 +9,10 @@ use svc_common::parse::{Segment, remember_fragment};
 use svc_common::reason::{Aside, Reason};
 use svc_common::refuse::{Checksum, IcmpError, Reset, swap_ethernet};
 use svc_common::rewrite::{Bytes, apply};
+use svc_common::select::flow_hash;
 use svc_common::steer::{self, Route, Work};
 use svc_common::table::{Scope, TCP};
+use svc_common::tunnel::{self, Format, Outer, is_tunnelled};
 use svc_common::wire::{ETH_LEN, Unreachable};
 
 use crate::network::{Device, MTU, NEIGHBOUR, Network};
@@ -103,7 +105,7 @@ fn next_hop<F: Family>(network: &Network, dst: &F::Addr) -> Hop {
 }
 
 /// Runs `program` on a frame.
-pub(crate) fn run<F: Family>(
+pub(crate) fn run<F: Outer>(
     program: Program,
     network: &Network,
     tables: &Memory<F>,
@@ -122,6 +124,12 @@ pub(crate) fn run<F: Family>(
         return verdict;
     }
     if frame.get(12..14) != Some(&F::ETHERTYPE.to_ne_bytes()) {
+        return verdict;
+    }
+    if program == Program::NodeIngress
+        && is_tunnelled::<F>(&Packet::of(&mut verdict.frame), ETH_LEN)
+        && leave(tables, &mut verdict)
+    {
         return verdict;
     }
     let mut work = Work::<F>::EMPTY;
@@ -169,7 +177,7 @@ pub(crate) fn run<F: Family>(
     verdict
 }
 
-fn send<F: Family>(
+fn send<F: Outer>(
     program: Program,
     network: &Network,
     tables: &Memory<F>,
@@ -181,6 +189,9 @@ fn send<F: Family>(
     let len = verdict.frame.len();
     let packet = Packet::of(&mut verdict.frame);
     verdict.action = SHOT;
+    if decision.route == Route::Tunnel {
+        return enter(network, tables, work, verdict);
+    }
     if decision.route == Route::Forward {
         match next_hop::<F>(network, &decision.to.dst) {
             Hop::Nowhere => return verdict.reason = Some(Reason::NoRoute),
@@ -198,12 +209,66 @@ fn send<F: Family>(
     }
     verdict.action = match decision.route {
         Route::Stack => NEXT,
-        Route::Forward => REDIRECT,
+        Route::Forward | Route::Tunnel => REDIRECT,
         Route::Inject => {
             swap_ethernet(&packet).expect("it has one");
             REDIRECT
         }
     };
+}
+
+/// Into a tunnel.
+fn enter<F: Outer>(network: &Network, tables: &Memory<F>, work: &Work<F>, verdict: &mut Verdict) {
+    let Work { segment, decision } = work;
+    let config = tables.config.expect("configured");
+    let format = Format::of(config.flags).expect("a tunnel's format is configured");
+    let overhead = format.overhead::<F>();
+    let len = verdict.frame.len() - ETH_LEN;
+    if matches!(next_hop::<F>(network, &decision.to.dst), Hop::Nowhere) {
+        return verdict.reason = Some(Reason::NoRoute);
+    }
+    if len + overhead > usize::from(MTU) {
+        let mtu = MTU - overhead as u16;
+        return report(segment, Unreachable::TooBig, mtu, verdict);
+    }
+    if F::decrement_ttl(&Packet::of(&mut verdict.frame), ETH_LEN).is_none() {
+        return report(segment, Unreachable::TimeExceeded, 0, verdict);
+    }
+    verdict
+        .frame
+        .splice(ETH_LEN..ETH_LEN, std::iter::repeat_n(0, overhead));
+    let ends = (&tables.node_address.expect("known"), &decision.to.dst);
+    let (port, hash) = (decision.to.dport, flow_hash(&segment.key));
+    let packet = Packet::of(&mut verdict.frame);
+    format
+        .write::<F>(&packet, ETH_LEN, len as u16, ends, port, hash)
+        .expect("it has room");
+    verdict.action = REDIRECT;
+}
+
+/// Out of a tunnel. False: it is not one of ours.
+fn leave<F: Outer>(tables: &Memory<F>, verdict: &mut Verdict) -> bool {
+    let (mut work, mut overhead) = (Work::<F>::EMPTY, 0);
+    let packet = Packet::of(&mut verdict.frame);
+    let arrived = tunnel::arrive(&packet, ETH_LEN, tables, &mut work, &mut overhead);
+    verdict.reason = match arrived {
+        Err(Aside::NotOurs | Aside::Echo) => return false,
+        Err(Aside::Because(reason)) => Some(reason),
+        Ok(()) => {
+            remember_fragment(&work.segment, tables);
+            verdict.frame.drain(ETH_LEN..ETH_LEN + overhead);
+            let packet = Packet::of(&mut verdict.frame);
+            apply(
+                &mut Bytes(packet),
+                ETH_LEN,
+                &work.segment,
+                &work.decision.to,
+            )
+            .err()
+        }
+    };
+    verdict.action = if verdict.reason.is_some() { SHOT } else { NEXT };
+    true
 }
 
 fn reset<F: Family>(segment: &Segment<F>, verdict: &mut Verdict) {

@@ -10,18 +10,18 @@ use aya::programs::{
     ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode,
 };
 use aya::{Ebpf, EbpfLoader};
-use svc_common::family::Family;
 use svc_common::memory::Memory;
 use svc_common::reason::Reason;
 use svc_common::table::{Affinity, BackendKey, BackendState, Flow, FlowKey, NodeConfig, Source};
+use svc_common::tunnel::Outer;
 use svc_common::wire::IpHeader;
 
 use crate::host::Program;
 use crate::network::Network;
 
 /// A family whose addresses can be map keys.
-pub(crate) trait Keyed: Family + IpHeader<Addr: aya::Pod> {}
-impl<F: Family + IpHeader<Addr: aya::Pod>> Keyed for F {}
+pub(crate) trait Keyed: Outer + IpHeader<Addr: aya::Pod> {}
+impl<F: Outer + IpHeader<Addr: aya::Pod>> Keyed for F {}
 
 /// Offsets in `struct __sk_buff` and `struct xdp_md` (include/uapi/linux/bpf.h).
 const SKB_SIZE: usize = 192;

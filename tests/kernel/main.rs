@@ -5,6 +5,7 @@ mod agree;
 mod budget;
 mod cases;
 mod choice;
+mod dsr;
 mod history;
 mod host;
 mod kernel;

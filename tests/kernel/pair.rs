@@ -24,7 +24,10 @@ pub(crate) struct Pair<F: Keyed> {
 
 impl<F: Keyed> Pair<F> {
     pub(crate) fn new(network: &Network) -> Self {
-        let host = world::new::<F>();
+        Self::with(network, world::new::<F>())
+    }
+
+    pub(crate) fn with(network: &Network, host: Memory<F>) -> Self {
         let mut kernel = Kernel::load(network);
         kernel.fill(&host);
         let reasons = kernel.reasons();

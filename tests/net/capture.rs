@@ -70,13 +70,14 @@ impl Capture {
 #[derive(Debug)]
 pub struct Seen {
     pub src: IpAddr,
+    pub dst: IpAddr,
     pub protocol: u8,
     pub ttl: u8,
     /// A part of a fragmented datagram.
     pub fragment: bool,
     /// Transport header and payload.
     pub payload: Vec<u8>,
-    header: Vec<u8>,
+    pub header: Vec<u8>,
 }
 
 impl Seen {
@@ -92,6 +93,7 @@ impl Seen {
                 };
                 Some(Self {
                     src: addr(12)?.into(),
+                    dst: addr(16)?.into(),
                     protocol: packet[9],
                     ttl: packet[8],
                     fragment: word(packet, 6)? & 0x3fff != 0,
@@ -108,6 +110,7 @@ impl Seen {
                 };
                 let seen = Self {
                     src: addr(8)?.into(),
+                    dst: addr(24)?.into(),
                     protocol: packet[6],
                     ttl: packet[7],
                     fragment: packet[6] == 44,

@@ -11,7 +11,7 @@ use crate::Case;
 use crate::capture::{Capture, Seen};
 use crate::lab::{Lab, UDP_PORT};
 use crate::paths::Way;
-use crate::wire::{OUTSIDE, udp_ways};
+use crate::wire::{OUTSIDE, OUTSIDE_AND_DSR, udp_ways};
 
 const PACKETS: &[&str] = &["packets_only", "packets_only_bridge"];
 
@@ -23,12 +23,12 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "a_closed_port_of_a_backend_refuses_outside",
-        settings: OUTSIDE,
+        settings: OUTSIDE_AND_DSR,
         test: closed_outside,
     },
     Case {
         name: "an_error_about_an_answer_reaches_the_backend",
-        settings: OUTSIDE,
+        settings: OUTSIDE_AND_DSR,
         test: error_about_answer,
     },
     Case {
@@ -38,7 +38,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "a_narrow_path_to_a_pod_is_found_outside",
-        settings: OUTSIDE,
+        settings: OUTSIDE_AND_DSR,
         test: narrow_outside,
     },
     Case {
@@ -125,7 +125,8 @@ fn error_about_answer(lab: &mut Lab) -> Result<()> {
             let (src, port, dst, _) = error.quoted().context("an error without a quote")?;
             let own = (lab.address(pod, way.v6), UDP_PORT);
             // It quotes what the backend has sent: to the client, or to the node in its place.
-            let client = lab.address(if n == 2 { "client" } else { "node1" }, way.v6);
+            let masquerades = n == 3 && lab.setting.dsr == "off";
+            let client = lab.address(if masquerades { "node1" } else { "client" }, way.v6);
             ensure!(
                 (src, port) == own && dst == client,
                 "{to}: a wrong quote: {error:?}"

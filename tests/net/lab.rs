@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use crate::dsr;
 use anyhow::{Context, Result, bail, ensure};
 use svc_agent::config::Output as Format;
 use svc_agent::dataplane::Pinned;
@@ -24,6 +25,7 @@ pub struct Setting {
     pub socket_lb: &'static str,
     pub xdp: &'static str,
     pub cni: Cni,
+    pub dsr: &'static str,
 }
 
 /// As the lab starts with them.
@@ -52,6 +54,9 @@ impl Lab {
         let manifests = topology.scratch().join("manifests");
         fs::create_dir_all(&manifests)?;
         fs::write(manifests.join("services.yaml"), MANIFESTS)?;
+        if setting.dsr != "off" {
+            fs::write(manifests.join("nodes.yaml"), dsr::NODES)?;
+        }
         let mut servers: Vec<Running> = PODS
             .iter()
             .map(|pod| start_server(&topology, pod, pod, &[TCP_PORT], &[UDP_PORT]))
@@ -72,7 +77,12 @@ impl Lab {
     /// The flags that an agent of this lab runs with.
     pub fn flags(&self) -> Vec<String> {
         let folder = self.manifests.display().to_string();
-        let Setting { socket_lb, xdp, .. } = self.setting;
+        let Setting {
+            socket_lb,
+            xdp,
+            dsr,
+            ..
+        } = self.setting;
         [
             "--manifests",
             &folder,
@@ -80,6 +90,8 @@ impl Lab {
             socket_lb,
             "--xdp",
             xdp,
+            "--dsr",
+            dsr,
             "-v",
             "1",
         ]

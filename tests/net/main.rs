@@ -4,6 +4,7 @@ mod capture;
 mod checks;
 mod choice;
 mod churn;
+mod dsr;
 mod errors;
 mod facts;
 mod gone;
@@ -30,48 +31,69 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use paths::Way;
 use xtask::topology::Cni;
 
-const SETTINGS: [Setting; 7] = [
+const SETTINGS: [Setting; 9] = [
     Setting {
         name: "socket_tcp",
         socket_lb: "tcp",
         xdp: "off",
         cni: Cni::Ptp,
+        dsr: "off",
     },
     Setting {
         name: "socket_all",
         socket_lb: "all",
         xdp: "off",
         cni: Cni::Ptp,
+        dsr: "off",
     },
     Setting {
         name: "socket_host_only",
         socket_lb: "host-only",
         xdp: "off",
         cni: Cni::Ptp,
+        dsr: "off",
     },
     Setting {
         name: "packets_only",
         socket_lb: "off",
         xdp: "off",
         cni: Cni::Ptp,
+        dsr: "off",
     },
     Setting {
         name: "packets_only_bridge",
         socket_lb: "off",
         xdp: "off",
         cni: Cni::Bridge,
+        dsr: "off",
     },
     Setting {
         name: "xdp_native",
         socket_lb: "off",
         xdp: "native",
         cni: Cni::Ptp,
+        dsr: "off",
     },
     Setting {
         name: "xdp_generic",
         socket_lb: "tcp",
         xdp: "generic",
         cni: Cni::Ptp,
+        dsr: "off",
+    },
+    Setting {
+        name: "dsr_ipip",
+        socket_lb: "tcp",
+        xdp: "off",
+        cni: Cni::Ptp,
+        dsr: "ipip",
+    },
+    Setting {
+        name: "dsr_geneve",
+        socket_lb: "off",
+        xdp: "native",
+        cni: Cni::Ptp,
+        dsr: "geneve",
     },
 ];
 
@@ -134,6 +156,7 @@ fn main() {
             wishes::CASES,
             gone::CASES,
             odd::CASES,
+            dsr::CASES,
         ];
         for case in cases
             .into_iter()

@@ -114,7 +114,10 @@ pub const TESTS: [Test; 15] = [
         pod_to_external,
     ),
     ("a_local_backend_sees_the_client", local_backend_sees_client),
-    ("a_remote_backend_sees_the_node", remote_backend_sees_node),
+    (
+        "a_remote_backend_sees_the_node_or_with_dsr_the_client",
+        remote_backend_sees_node,
+    ),
     ("a_pod_reaches_itself", hairpin),
     (
         "a_service_without_endpoints_refuses_pods_and_nodes",
@@ -234,6 +237,13 @@ fn remote_backend_sees_node(lab: &Lab, way: Way) -> Result<()> {
         &["pod-a"],
     )? {
         let (seen, _) = Lab::seen(&answer)?;
+        if lab.setting.dsr != "off" {
+            ensure!(
+                seen.ip() == lab.address("client", way.v6),
+                "pod-a saw {seen}"
+            );
+            continue;
+        }
         ensure!(
             seen.ip() == lab.address("node2", way.v6),
             "pod-a saw {seen}"

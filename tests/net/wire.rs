@@ -20,6 +20,15 @@ use crate::paths::Way;
 /// Where packets from outside are met by each kind of hook.
 pub const OUTSIDE: &[&str] = &["packets_only", "xdp_native", "xdp_generic"];
 
+/// The same, and where remote backends get them in tunnels.
+pub const OUTSIDE_AND_DSR: &[&str] = &[
+    "packets_only",
+    "xdp_native",
+    "xdp_generic",
+    "dsr_ipip",
+    "dsr_geneve",
+];
+
 pub const CASES: &[Case] = &[
     Case {
         name: "xdp_forwards_without_the_stack",
@@ -28,27 +37,33 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "checksums_are_right_without_offload",
-        settings: OUTSIDE,
+        settings: OUTSIDE_AND_DSR,
         test: checksums,
     },
     Case {
         name: "fragments_are_answered",
-        settings: &["socket_tcp", "packets_only", "xdp_native"],
+        settings: &[
+            "socket_tcp",
+            "packets_only",
+            "xdp_native",
+            "dsr_ipip",
+            "dsr_geneve",
+        ],
         test: fragments,
     },
     Case {
         name: "the_last_hop_is_not_forwarded",
-        settings: OUTSIDE,
+        settings: OUTSIDE_AND_DSR,
         test: last_hop,
     },
     Case {
         name: "a_forwarded_packet_loses_hops",
-        settings: OUTSIDE,
+        settings: OUTSIDE_AND_DSR,
         test: hops,
     },
     Case {
         name: "ip_options_are_carried",
-        settings: OUTSIDE,
+        settings: OUTSIDE_AND_DSR,
         test: options,
     },
 ];

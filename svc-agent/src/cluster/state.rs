@@ -1,6 +1,7 @@
 //! The Cluster as a state that events change. What an event made dirty is what has to be compiled again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::{Node, Service, Slice, SliceName};
 use crate::desired::ServiceName;
@@ -21,7 +22,7 @@ pub enum Change<K, V> {
 pub enum Event {
     Service(Change<ServiceName, Service>),
     Slice(Change<SliceName, Slice>),
-    /// By name; others than this node's own are ignored.
+    /// By name. Of others than this node's own only the addresses matter, and these only to tunnels.
     Node(Change<String, Node>),
 }
 
@@ -46,6 +47,8 @@ pub struct Cluster {
     slices: BTreeMap<SliceName, Slice>,
     slices_of: BTreeMap<ServiceName, BTreeSet<SliceName>>,
     node: Option<Node>,
+    /// The addresses of all other nodes; None where nobody needs them.
+    peers: Option<BTreeMap<String, Vec<IpAddr>>>,
     synced: Synced,
 }
 
@@ -56,6 +59,22 @@ impl Cluster {
             node_name: node_name.into(),
             ..Self::default()
         }
+    }
+
+    /// Keeps the other nodes' addresses from now on (DSR).
+    #[must_use]
+    pub fn with_peers(mut self) -> Self {
+        self.peers = Some(BTreeMap::new());
+        self
+    }
+
+    /// The addresses of the other nodes.
+    pub fn peer_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.peers
+            .iter()
+            .flatten()
+            .flat_map(|(_, addresses)| addresses)
+            .copied()
     }
 
     pub fn node_name(&self) -> &str {
@@ -141,10 +160,26 @@ impl Cluster {
         let node = match change {
             Change::Applied(name, node) if name == self.node_name => Some(node),
             Change::Deleted(name) if name == self.node_name => None,
-            Change::Applied(..) | Change::Deleted(_) => return BTreeSet::new(),
+            Change::Applied(name, node) => {
+                if let Some(peers) = &mut self.peers {
+                    peers.insert(name, node.addresses);
+                }
+                return BTreeSet::new();
+            }
+            Change::Deleted(name) => {
+                if let Some(peers) = &mut self.peers {
+                    peers.remove(&name);
+                }
+                return BTreeSet::new();
+            }
             Change::All(mut nodes) => {
                 self.synced.nodes = true;
-                nodes.remove(&self.node_name)
+                let own = nodes.remove(&self.node_name);
+                if let Some(peers) = &mut self.peers {
+                    let addresses = |(name, node): (String, Node)| (name, node.addresses);
+                    *peers = nodes.into_iter().map(addresses).collect();
+                }
+                own
             }
         };
         if self.node == node {

@@ -173,3 +173,36 @@ fn the_primary_addresses_are_the_first_of_each_family() {
         ]
     );
 }
+
+#[test]
+fn other_nodes_addresses_are_kept_where_tunnels_need_them() {
+    let node = |last| Node {
+        addresses: vec![IpAddr::from([172, 18, 0, last])],
+        ..Node::default()
+    };
+    let nodes = |names: &[(&str, u8)]| {
+        let all = names
+            .iter()
+            .map(|(name, last)| ((*name).into(), node(*last)));
+        Event::Node(Change::All(all.collect()))
+    };
+    let peers = |cluster: &Cluster| {
+        let v4 = |addr| match addr {
+            IpAddr::V4(addr) => addr.octets()[3],
+            IpAddr::V6(_) => 0,
+        };
+        cluster.peer_addresses().map(v4).collect::<Vec<_>>()
+    };
+    let mut cluster = Cluster::new("node1").with_peers();
+    cluster.apply(nodes(&[("node1", 11), ("node2", 12), ("node3", 13)]));
+    assert_eq!(peers(&cluster), [12, 13]);
+    cluster.apply(Event::Node(Change::Applied("node4".into(), node(14))));
+    cluster.apply(Event::Node(Change::Applied("node2".into(), node(22))));
+    cluster.apply(Event::Node(Change::Deleted("node3".into())));
+    assert_eq!(peers(&cluster), [22, 14]);
+    cluster.apply(nodes(&[("node4", 14)]));
+    assert_eq!(peers(&cluster), [14]);
+    let mut other = Cluster::new("node1");
+    other.apply(nodes(&[("node1", 11), ("node2", 12)]));
+    assert!(peers(&other).is_empty());
+}

@@ -98,7 +98,7 @@ fn flags_take_lists_and_an_empty_bind_address_means_none() {
 #[test]
 fn values_that_are_not_true_today_are_usage_errors() {
     for line in [
-        &["--dsr", "ipip"][..],
+        &["--dsr", "gre"][..],
         &["--host-routing", "bpf"],
         &["--conntrack-udp-timeout", "30"],
         &["--xdp", "fast"],
@@ -112,7 +112,9 @@ fn values_that_are_not_true_today_are_usage_errors() {
         parsed(&["svc-agent", "explain", "x"]).is_err(),
         "not a verb yet"
     );
-    assert!(run(&["--dsr", "off", "--host-routing", "kernel"]).is_ok());
+    for dsr in ["off", "ipip", "geneve"] {
+        assert!(run(&["--dsr", dsr, "--host-routing", "kernel"]).is_ok());
+    }
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub(super) struct Side<F: Family> {
     /// How many frontends ask for each of the three bits.
     holders: BTreeMap<F::Addr, [usize; 3]>,
     nodes: BTreeSet<F::Addr>,
+    /// Other nodes; None until the planner was told.
+    peers: Option<BTreeSet<F::Addr>>,
     capacities: Capacities,
     /// Entries removed per generation: they may still take room while a batch is being written.
     leaving: BTreeMap<Generation, Leaving>,
@@ -62,6 +64,7 @@ impl<F: Family> Side<F> {
             flags: BTreeMap::new(),
             holders: BTreeMap::new(),
             nodes: BTreeSet::new(),
+            peers: None,
             capacities,
             leaving: BTreeMap::new(),
         };

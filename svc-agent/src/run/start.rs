@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use svc_common::socket::Mode;
 use svc_common::table::{NodeConfig, node_flags};
 
-use crate::config::{Run, SocketLb};
+use crate::config::{Dsr, Run, SocketLb};
 use crate::conntrack;
 use crate::dataplane::{self, Dataplane, Pinned};
 use crate::health::{self, Health};
@@ -54,6 +54,8 @@ fn node_flags(options: &Run) -> u32 {
         (!options.cluster_cidr.is_empty(), node_flags::CLUSTER_CIDR),
         (options.takeover, node_flags::TAKEOVER),
         (options.reset_gone_backends, node_flags::RESET_GONE),
+        (options.dsr == Dsr::Ipip, node_flags::DSR_IPIP),
+        (options.dsr == Dsr::Geneve, node_flags::DSR_GENEVE),
     ]
     .into_iter()
     .filter_map(|(set, flag)| set.then_some(flag))

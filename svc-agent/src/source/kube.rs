@@ -1,4 +1,4 @@
-//! The Kubernetes API as a source: Services, EndpointSlices and this node's own Node, watched; lists and watches are
+//! The Kubernetes API as a source: Services, EndpointSlices and this node's own Node (with DSR: all), watched; lists and watches are
 //! taken up again by themselves when the API server was away.
 
 mod events;
@@ -59,10 +59,24 @@ pub async fn record(client: Client, node_name: &str, notices: Receiver<Notice>) 
     events::record(client, node_name, notices).await;
 }
 
+/// Which Node objects are watched.
+pub enum Nodes {
+    /// This node's own.
+    Named(String),
+    /// Also the others', whose tunnels are to be believed (DSR).
+    All,
+}
+
 /// Watches until the receiver is gone.
-pub async fn run(client: Client, node_name: &str, events: Sender<Event>, notices: &Notices) {
+pub async fn run(client: Client, nodes: Nodes, events: Sender<Event>, notices: &Notices) {
     let ours = watcher::Config::default().labels(LABEL_SELECTOR);
-    let this_node = watcher::Config::default().fields(&format!("metadata.name={node_name}"));
+    let (watched, nodes) = match nodes {
+        Nodes::Named(name) => (
+            "this Node",
+            watcher::Config::default().fields(&format!("metadata.name={name}")),
+        ),
+        Nodes::All => ("Nodes", watcher::Config::default()),
+    };
     tokio::join!(
         watch::<Service, _, _>(
             &client,
@@ -84,8 +98,8 @@ pub async fn run(client: Client, node_name: &str, events: Sender<Event>, notices
         ),
         watch::<Node, _, _>(
             &client,
-            "this Node",
-            this_node,
+            watched,
+            nodes,
             convert::node,
             Event::Node,
             &events,

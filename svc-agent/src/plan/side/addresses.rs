@@ -31,12 +31,18 @@ impl<F: Family> Side<F> {
         } else {
             0
         };
+        let peers = self.peers.as_ref();
+        let peer = if peers.is_some_and(|peers| peers.contains(addr)) {
+            address_flags::PEER
+        } else {
+            0
+        };
         let holders = self.holders.get(addr).copied().unwrap_or_default();
         holders
             .iter()
             .enumerate()
             .filter(|&(_, &n)| n > 0)
-            .fold(node, |flags, (bit, _)| flags | 1 << bit)
+            .fold(node | peer, |flags, (bit, _)| flags | 1 << bit)
     }
 
     pub(super) fn settle(
@@ -65,22 +71,42 @@ impl<F: Family> Side<F> {
         }
     }
 
+    /// Sets the addresses of this node.
     pub(in crate::plan) fn set_nodes(
         &mut self,
         nodes: BTreeSet<F::Addr>,
         generation: Generation,
     ) -> FamilyChanges<F> {
-        let mut changes = FamilyChanges::default();
-        let mut addrs: BTreeSet<F::Addr> = nodes.clone();
-        addrs.extend(
-            self.actual
-                .addresses
-                .iter()
-                .filter(|(_, f)| **f & address_flags::NODE != 0)
-                .map(|(a, _)| *a),
-        );
+        let concerned = self.with_flag(address_flags::NODE, &nodes);
         self.nodes = nodes;
-        self.settle(addrs, &mut changes, generation);
+        let mut changes = FamilyChanges::default();
+        self.settle(concerned, &mut changes, generation);
         changes
+    }
+
+    /// Sets the addresses of the other nodes. There are many, and they seldom change.
+    pub(in crate::plan) fn set_peers(
+        &mut self,
+        peers: BTreeSet<F::Addr>,
+        generation: Generation,
+    ) -> FamilyChanges<F> {
+        let mut changes = FamilyChanges::default();
+        if self.peers.as_ref() != Some(&peers) {
+            let concerned = self.with_flag(address_flags::PEER, &peers);
+            self.peers = Some(peers);
+            self.settle(concerned, &mut changes, generation);
+        }
+        changes
+    }
+
+    /// These addresses, and those that have the flag now.
+    fn with_flag(&self, flag: u32, addrs: &BTreeSet<F::Addr>) -> BTreeSet<F::Addr> {
+        let flagged = self.actual.addresses.iter();
+        let flagged = flagged.filter(|(_, flags)| **flags & flag != 0);
+        addrs
+            .iter()
+            .chain(flagged.map(|(addr, _)| addr))
+            .copied()
+            .collect()
     }
 }
