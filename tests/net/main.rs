@@ -5,6 +5,7 @@ mod checks;
 mod choice;
 mod churn;
 mod dsr;
+mod ends;
 mod errors;
 mod facts;
 mod gone;
@@ -149,6 +150,7 @@ fn main() {
             wire::CASES,
             errors::CASES,
             churn::CASES,
+            ends::CASES,
             inspect::CASES,
             checks::CASES,
             facts::CASES,

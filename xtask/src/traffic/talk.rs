@@ -20,6 +20,9 @@ pub struct TalkArgs {
     to: SocketAddr,
     #[arg(long, default_value_t = 1000)]
     timeout_ms: u64,
+    /// Name the server in every datagram, instead of connecting the socket.
+    #[arg(long)]
+    unconnected: bool,
 }
 
 /// Sends one line, and awaits its answer.
@@ -29,6 +32,7 @@ pub fn talk(args: &TalkArgs) -> Result<()> {
     let timeout = Duration::from_millis(args.timeout_ms);
     let mut line: Talker = match args.protocol {
         Protocol::Tcp => tcp(args.to, timeout)?,
+        Protocol::Udp if args.unconnected => unconnected(args.to, timeout)?,
         Protocol::Udp => udp(args.to, timeout)?,
     };
     let mut out = io::stdout().lock();
@@ -62,6 +66,27 @@ fn tcp(to: SocketAddr, timeout: Duration) -> Result<Talker> {
 }
 
 fn udp(to: SocketAddr, timeout: Duration) -> Result<Talker> {
+    let socket = bind(to, timeout)?;
+    socket.connect(to)?;
+    Ok(Box::new(move |text| {
+        socket.send(text.as_bytes())?;
+        let mut buffer = vec![0; 65536];
+        let length = socket.recv(&mut buffer)?;
+        greeted(first_line(&buffer[..length]), socket.peer_addr()?)
+    }))
+}
+
+fn unconnected(to: SocketAddr, timeout: Duration) -> Result<Talker> {
+    let socket = bind(to, timeout)?;
+    Ok(Box::new(move |text| {
+        socket.send_to(text.as_bytes(), to)?;
+        let mut buffer = vec![0; 65536];
+        let (length, peer) = socket.recv_from(&mut buffer)?;
+        greeted(first_line(&buffer[..length]), peer)
+    }))
+}
+
+fn bind(to: SocketAddr, timeout: Duration) -> io::Result<UdpSocket> {
     let any: SocketAddr = if to.is_ipv4() {
         (Ipv4Addr::UNSPECIFIED, 0).into()
     } else {
@@ -69,17 +94,12 @@ fn udp(to: SocketAddr, timeout: Duration) -> Result<Talker> {
     };
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(timeout))?;
-    socket.connect(to)?;
-    Ok(Box::new(move |text| {
-        socket.send(text.as_bytes())?;
-        let mut buffer = vec![0; 65536];
-        let length = socket.recv(&mut buffer)?;
-        let end = buffer[..length]
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .map_or(length, |end| end + 1);
-        greeted(&buffer[..end], socket.peer_addr()?)
-    }))
+    Ok(socket)
+}
+
+fn first_line(datagram: &[u8]) -> &[u8] {
+    let end = datagram.iter().position(|byte| *byte == b'\n');
+    end.map_or(datagram, |end| &datagram[..=end])
 }
 
 /// A running `talk`.
@@ -97,8 +117,17 @@ impl Conversation {
         protocol: Protocol,
         to: SocketAddr,
     ) -> Result<Self> {
+        Self::start(topology, from, &[&protocol.to_string(), &to.to_string()])
+    }
+
+    /// By a UDP socket that is not connected.
+    pub fn unconnected(topology: &Topology, from: &str, to: SocketAddr) -> Result<Self> {
+        Self::start(topology, from, &["udp", &to.to_string(), "--unconnected"])
+    }
+
+    fn start(topology: &Topology, from: &str, args: &[&str]) -> Result<Self> {
         let mut command = topology.command(from, workspace_binary("xtask")?)?;
-        command.args(["talk", &protocol.to_string(), &to.to_string()]);
+        command.arg("talk").args(args);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

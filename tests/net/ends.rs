@@ -1,0 +1,289 @@
+//! Backends go while sockets stay (D6, D7, D8), and kube-proxy's connections live through the change (`--takeover`).
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use xtask::topology::NODES;
+use xtask::traffic::{Conversation, Outcome, Protocol};
+
+use crate::Case;
+use crate::churn::{pod_b_leaves, still};
+use crate::lab::{Lab, backends_of};
+use crate::paths::{PODS, Way};
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "udp_sockets_leave_a_gone_backend_with_the_next_datagram",
+        settings: &["socket_tcp", "packets_only", "xdp_native"],
+        test: next_datagram,
+    },
+    Case {
+        name: "connected_udp_sockets_of_a_gone_backend_are_aborted",
+        settings: &["socket_all"],
+        test: aborted,
+    },
+    Case {
+        name: "a_socket_that_was_refused_reaches_the_first_endpoint",
+        settings: &["socket_all", "socket_tcp"],
+        test: refused_then_answered,
+    },
+    Case {
+        name: "established_connections_to_a_deleted_pod_go_on",
+        settings: &["packets_only"],
+        test: left_alone,
+    },
+    Case {
+        name: "clients_of_a_gone_backend_are_reset_if_wanted",
+        settings: &["packets_only"],
+        test: reset,
+    },
+    Case {
+        name: "connections_of_another_proxy_live_through_a_takeover",
+        settings: &["packets_only"],
+        test: takeover,
+    },
+];
+
+fn udp_ways() -> impl Iterator<Item = Way> {
+    Way::ALL.into_iter().filter(|way| way.is_udp())
+}
+
+/// A conversation by an unconnected socket with one backend of several.
+fn unconnected(lab: &Lab, from: &str, way: Way, by: &str) -> Result<Conversation> {
+    for _ in 0..60 {
+        let to = way.cluster_ip(1);
+        let mut conversation = Conversation::unconnected(&lab.topology, from, to)?;
+        if conversation.say()?.by() == Some(by) {
+            return Ok(conversation);
+        }
+    }
+    bail!("none of 60 sockets got {by}")
+}
+
+fn next_datagram(lab: &mut Lab) -> Result<()> {
+    let mut conversations = Vec::new();
+    for way in udp_ways() {
+        let connected = |from, to| lab.conversation(from, Protocol::Udp, to, "pod-b");
+        conversations.push(("pod-d", connected("pod-d", way.cluster_ip(1))?));
+        conversations.push((
+            "client",
+            connected("client", way.node_port(lab, "node1", 1))?,
+        ));
+        conversations.push(("node1", connected("node1", way.cluster_ip(1))?));
+        conversations.push(("pod-a", unconnected(lab, "pod-a", way, "pod-b")?));
+    }
+    pod_b_leaves(lab)?;
+    for (from, conversation) in &mut conversations {
+        for _ in 0..3 {
+            let answer = conversation.say()?;
+            ensure!(
+                matches!(answer.by(), Some("pod-a" | "pod-c")),
+                "{from} after pod-b has left: {answer:?}"
+            );
+        }
+    }
+    lab.restore()
+}
+
+fn aborted(lab: &mut Lab) -> Result<()> {
+    for way in udp_ways() {
+        let mut gone = Vec::new();
+        let mut staying = Vec::new();
+        for (from, to) in [
+            ("pod-d", way.cluster_ip(1)),
+            ("node1", way.cluster_ip(1)),
+            ("node1", way.node_port(lab, "node1", 1)),
+        ] {
+            gone.push((
+                from,
+                to,
+                lab.conversation(from, Protocol::Udp, to, "pod-b")?,
+            ));
+            let other = lab.conversation(from, Protocol::Udp, to, "pod-c")?;
+            staying.push((format!("{from} → {to}"), other));
+        }
+        pod_b_leaves(lab)?;
+        // The thread that does it is its own; a pause longer than it takes, and no application would notice.
+        std::thread::sleep(Duration::from_millis(300));
+        for (from, to, mut conversation) in gone {
+            let start = Instant::now();
+            let answer = conversation.say()?;
+            ensure!(
+                matches!(answer.outcome, Outcome::Failed(_)),
+                "{from} → {to} after pod-b has left: {answer:?}"
+            );
+            ensure!(
+                start.elapsed() < Duration::from_millis(500),
+                "{from}: told only after {:?}",
+                start.elapsed()
+            );
+            let mut anew = Conversation::open(&lab.topology, from, Protocol::Udp, to)?;
+            let answer = anew.say()?;
+            ensure!(
+                matches!(answer.by(), Some("pod-a" | "pod-c")),
+                "{from} → {to} anew: {answer:?}"
+            );
+        }
+        still(&mut staying)?;
+        lab.restore()?;
+    }
+    Ok(())
+}
+
+fn refused_then_answered(lab: &mut Lab) -> Result<()> {
+    let mut conversations = Vec::new();
+    for way in udp_ways() {
+        for from in ["pod-a", "node1"] {
+            let to = way.cluster_ip(4);
+            let mut socket = Conversation::unconnected(&lab.topology, from, to)?;
+            let answer = socket.say()?;
+            // An unconnected socket hears of a refusal only from the socket hook.
+            ensure!(answer.by().is_none(), "{from} → {to}: {answer:?}");
+            conversations.push((format!("{from} → {to}"), socket));
+        }
+    }
+    lab.edit("selector: {no: such}", "selector: {all: 'yes'}")?;
+    lab.wait_for("all families have endpoints", |backends| {
+        backends_of(backends, "none:udp") == 6
+    })?;
+    still(&mut conversations)?;
+    lab.restore()
+}
+
+/// Conversations with pod-b by packets, over TCP.
+fn with_pod_b(lab: &Lab) -> Result<Vec<(String, Conversation)>> {
+    let mut all = Vec::new();
+    for way in Way::ALL.into_iter().filter(|way| !way.is_udp()) {
+        for (from, to) in [
+            ("pod-d", way.cluster_ip(1)),
+            ("node1", way.cluster_ip(1)),
+            ("client", way.node_port(lab, "node2", 1)),
+        ] {
+            let conversation = lab.conversation(from, way.protocol, to, "pod-b")?;
+            all.push((format!("{from} → {to}"), conversation));
+        }
+    }
+    Ok(all)
+}
+
+/// Its process goes on, as one does that is shutting down.
+fn delete_pod_b(lab: &Lab) -> Result<()> {
+    lab.delete("name: pod-b")?;
+    lab.wait_for("pod-b is deleted", |backends| {
+        !backends.contains("10.244.1.11") && !backends.contains("1::b")
+    })
+}
+
+fn left_alone(lab: &mut Lab) -> Result<()> {
+    let mut conversations = with_pod_b(lab)?;
+    delete_pod_b(lab)?;
+    for _ in 0..3 {
+        still(&mut conversations)?;
+    }
+    lab.restore()
+}
+
+fn reset(lab: &mut Lab) -> Result<()> {
+    restart(lab, &["--reset-gone-backends"])?;
+    let conversations = with_pod_b(lab)?;
+    delete_pod_b(lab)?;
+    for (what, mut conversation) in conversations {
+        let answer = conversation.say()?;
+        ensure!(
+            matches!(answer.outcome, Outcome::Failed(_) | Outcome::Refused),
+            "{what}: {answer:?}, expected a reset"
+        );
+        ensure!(
+            answer.took < Duration::from_millis(500),
+            "{what}: {answer:?}"
+        );
+    }
+    lab.restore()?;
+    restart(lab, &[])
+}
+
+fn restart(lab: &mut Lab, more: &[&str]) -> Result<()> {
+    for agent in &mut lab.agents {
+        agent.stop()?;
+    }
+    lab.start(more)
+}
+
+/// What kube-proxy does to reach pod-b by the ClusterIP from pods and processes of node1.
+const RULES: &str = "
+table inet other-proxy {
+  chain services {
+    ip daddr 10.96.0.1 tcp dport 80 dnat ip to 10.244.1.11:8080
+    ip daddr 10.96.0.1 udp dport 53 dnat ip to 10.244.1.11:5353
+    ip6 daddr fd00:96::1 tcp dport 80 dnat ip6 to [fd00:244:1::b]:8080
+    ip6 daddr fd00:96::1 udp dport 53 dnat ip6 to [fd00:244:1::b]:5353
+  }
+  chain prerouting { type nat hook prerouting priority -100; jump services; }
+  chain output { type nat hook output priority -100; jump services; }
+}
+# Another user of NAT, as nodes have one: without any the kernel forgets translations.
+table inet node-nat {
+  chain postrouting { type nat hook postrouting priority 100; }
+}
+";
+
+fn takeover(lab: &mut Lab) -> Result<()> {
+    for agent in &mut lab.agents {
+        agent.stop()?;
+    }
+    for node in NODES {
+        let output = lab.agent(node, "cleanup", &[])?;
+        ensure!(output.status.success(), "cleanup: {output:?}");
+    }
+    let rules = lab.topology.scratch().join("other-proxy.nft");
+    std::fs::write(&rules, RULES)?;
+    lab.tool("node1", &format!("nft -f {}", rules.display()))?;
+    let outcome = taken_over(lab);
+    for table in ["other-proxy", "node-nat"] {
+        let _ = lab.tool("node1", &format!("nft delete table inet {table}"));
+    }
+    outcome?;
+    restart(lab, &[])
+}
+
+fn taken_over(lab: &mut Lab) -> Result<()> {
+    let mut conversations = Vec::new();
+    for way in Way::ALL {
+        for from in ["pod-a", "node1"] {
+            let to = way.cluster_ip(1);
+            let mut one = Conversation::open(&lab.topology, from, way.protocol, to)?;
+            let answer = one.say()?;
+            ensure!(
+                answer.by() == Some("pod-b"),
+                "{from} → {to} through the other proxy: {answer:?}"
+            );
+            conversations.push((format!("{from} → {to}"), one));
+        }
+    }
+    lab.start(&["--takeover"])?;
+    still_pod_b(&mut conversations)?;
+    // What is new is ours.
+    for way in Way::ALL {
+        for from in ["pod-a", "node1"] {
+            lab.answered_afresh(from, way.protocol, way.cluster_ip(1), &PODS)?;
+        }
+    }
+    lab.tool("node1", "nft delete table inet other-proxy")?;
+    still_pod_b(&mut conversations)?;
+    // A client comes again from the port it had.
+    drop(conversations);
+    for way in Way::ALL {
+        lab.answered_afresh("pod-a", way.protocol, way.cluster_ip(1), &PODS)?;
+    }
+    Ok(())
+}
+
+fn still_pod_b(conversations: &mut [(String, Conversation)]) -> Result<()> {
+    for (what, conversation) in conversations {
+        for _ in 0..2 {
+            let answer = conversation.say()?;
+            ensure!(answer.by() == Some("pod-b"), "{what}: {answer:?}");
+        }
+    }
+    Ok(())
+}
