@@ -8,23 +8,25 @@ use super::endpoints::standing;
 use crate::cluster::{self, Cluster, ServiceType, Slice, TrafficPolicy};
 use crate::desired::{HealthCheck, Protocol, ServiceName};
 
-/// None for a Service that no load balancer asks about. In each family it is asked at the NodePort addresses about the
-/// endpoints of that family, and not at all where the Service has no ClusterIP.
+/// None for a Service that no load balancer asks about. It is asked at every NodePort address, there about the endpoints
+/// of the address's family. Where the Service has no ClusterIP of that family, about those that it has: a balancer need
+/// not ask by the family that it serves, and upstream's own e2e suite asks at all addresses of a node.
 pub fn health_check(cluster: &Cluster, name: &ServiceName, facts: &Facts) -> Option<HealthCheck> {
     let service = cluster.service(name)?;
     if !is_asked(service) {
         return None;
     }
-    let mut ready = BTreeMap::new();
-    for cluster_ip in &service.cluster_ips {
-        let v4 = cluster_ip.is_ipv4();
-        let count = ready_here(cluster.slices_of(name), v4, facts);
-        let at = facts.node_port_addresses.iter();
-        ready.extend(
-            at.filter(|ip| ip.is_ipv4() == v4)
-                .map(|ip: &IpAddr| (*ip, count)),
-        );
-    }
+    let families: Vec<bool> = service.cluster_ips.iter().map(IpAddr::is_ipv4).collect();
+    let first = *families.first()?;
+    let ready = facts.node_port_addresses.iter().map(|ip| {
+        let v4 = if families.contains(&ip.is_ipv4()) {
+            ip.is_ipv4()
+        } else {
+            first
+        };
+        (*ip, ready_here(cluster.slices_of(name), v4, facts))
+    });
+    let ready = ready.collect();
     Some(HealthCheck {
         port: service.health_check_node_port,
         ready,

@@ -53,7 +53,7 @@ fn only_a_load_balancer_with_policy_local_and_a_port_is_asked() {
 }
 
 #[test]
-fn each_family_is_asked_at_its_node_port_addresses_about_its_own_endpoints() {
+fn every_node_port_address_is_asked_about_the_endpoints_of_its_family_or_of_the_only_one() {
     let v6 = cluster::Endpoint {
         ip: ip("fd00::1"),
         ..endpoint(1, "here", State::Ready)
@@ -70,7 +70,10 @@ fn each_family_is_asked_at_its_node_port_addresses_about_its_own_endpoints() {
         ..asked()
     };
     let ready = check(single, slices).unwrap().ready;
-    assert_eq!(ready, BTreeMap::from([(ip("172.18.0.11"), 2)]));
+    assert_eq!(
+        ready,
+        BTreeMap::from([(ip("172.18.0.11"), 2), (ip("fd00:18::11"), 2)])
+    );
 }
 
 #[test]
