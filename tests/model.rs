@@ -4,6 +4,7 @@
 //! Where svcplane goes its own way by decision, the rule says so.
 
 pub mod endpoints;
+pub mod follow;
 pub mod frontends;
 pub mod objects;
 

@@ -6,8 +6,10 @@
 pub mod agree;
 pub mod ask;
 pub mod draw;
+pub mod game;
 pub mod host;
 pub mod objects;
+pub mod player;
 pub mod run;
 pub mod scenario;
 pub mod tables;

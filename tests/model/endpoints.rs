@@ -22,9 +22,21 @@ pub struct Endpoint {
     has_zone_hint: bool,
 }
 
-/// The endpoints that a service port has for new connections in one family: of all slices, each address and port once
-/// (A5).
+/// The endpoints that a service port has for new connections in one family. B13 (svcplane): one of weight 0 is not there.
 pub fn endpoints(
+    cluster: &Cluster,
+    node: &Node,
+    service: &Service,
+    port: &ServicePort,
+    v6: bool,
+) -> Vec<Endpoint> {
+    let mut all = listed(cluster, node, service, port, v6);
+    all.retain(|e| e.weight > 0);
+    all
+}
+
+/// All endpoints of a service port in one family: of all slices, each address and port once (A5).
+pub fn listed(
     cluster: &Cluster,
     node: &Node,
     service: &Service,
@@ -42,12 +54,7 @@ pub fn endpoints(
             }
         }
     }
-    all.into_values().filter(|e| !is_drained(e)).collect()
-}
-
-/// B13 (svcplane): for new connections an endpoint of weight 0 is not there.
-fn is_drained(endpoint: &Endpoint) -> bool {
-    endpoint.weight == 0
+    all.into_values().collect()
 }
 
 /// A4: by label, not by owner, so slices written by hand count. A2: not those of headless Services. A7: those of the

@@ -35,7 +35,7 @@ pub fn find<'a>(
 }
 
 /// A1: not those of other proxies, nor those without an address. A2: not headless ones. A3: no ExternalNames.
-fn proxied(cluster: &Cluster) -> impl Iterator<Item = &Service> {
+pub fn proxied(cluster: &Cluster) -> impl Iterator<Item = &Service> {
     cluster.services.iter().filter(|service| {
         !service.other_proxy
             && service.r#type != Type::ExternalName
@@ -44,8 +44,7 @@ fn proxied(cluster: &Cluster) -> impl Iterator<Item = &Service> {
     })
 }
 
-/// A12: a Service is served in the families in which it has a ClusterIP, whatever else it has of others (KEP-563). C16:
-/// the protocol is part of what is asked for.
+/// C16: the protocol is part of what is asked for.
 fn of_service<'a>(
     service: &'a Service,
     node: &Node,
@@ -60,11 +59,7 @@ fn of_service<'a>(
         port,
         kind,
     };
-    if !service
-        .cluster_ips
-        .iter()
-        .any(|ip| ip.is_ipv6() == to.is_ipv6())
-    {
+    if !has_family(service, to.ip()) {
         return None;
     }
     if service.cluster_ips.contains(&to.ip()) {
@@ -87,6 +82,22 @@ fn of_service<'a>(
 /// C2: all ports of a ClusterIP are the Service's.
 pub fn is_cluster_ip(cluster: &Cluster, ip: IpAddr) -> bool {
     proxied(cluster).any(|service| service.cluster_ips.contains(&ip))
+}
+
+/// Whether some Service is reached at an address that is not a node's.
+pub fn is_virtual(cluster: &Cluster, ip: IpAddr) -> bool {
+    is_cluster_ip(cluster, ip)
+        || proxied(cluster).any(|service| {
+            has_family(service, ip)
+                && (service.external_ips.contains(&ip)
+                    || load_balancer_ips(service).any(|vip| vip == ip))
+        })
+}
+
+/// A12: a Service is served in the families in which it has a ClusterIP, whatever else it has of others (KEP-563).
+pub fn has_family(service: &Service, ip: IpAddr) -> bool {
+    let mut own = service.cluster_ips.iter();
+    own.any(|own| own.is_ipv6() == ip.is_ipv6())
 }
 
 /// C8: the addresses that packets really arrive for. C9: an ingress of mode Proxy ends connections itself (KEP-1860).

@@ -1,17 +1,14 @@
 //! Plays a scenario on one or more sides (host, kernel) and holds each against the model.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use svc_common::reason::Reason;
 
+use super::game::Game;
+use super::player::Player;
 use super::scenario::{Scenario, Step};
 use super::tables::{Agent, Tables};
-use crate::frames;
-use crate::model::endpoints::{cluster_set, endpoints, local_set};
-use crate::model::frontends;
-use crate::model::objects::{Algorithm, Cluster, From, Node, Packet, Protocol, Remembered};
-use crate::model::{Source, Verdict, affinity_key, judge};
+use crate::model::objects::{From, Protocol};
 
 /// Something that decides about packets by the maps that the agent fills.
 pub trait Side {
@@ -67,26 +64,11 @@ pub struct Tally {
     pub masqueraded: u64,
     /// By session affinity one endpoint of several.
     pub sticky: u64,
+    /// Later packets of connections, of all sides.
+    pub followed: u64,
     /// Sets of endpoints of which every member was reached.
     pub covered: u64,
 }
-
-/// Service, its port, client.
-type Key = (String, String, IpAddr);
-
-/// One side, and what it has given its clients.
-struct Player<'a> {
-    side: &'a mut dyn Side,
-    memory: BTreeMap<Key, (SocketAddr, u32)>,
-    now: u32,
-    sport: u16,
-    cookie: u64,
-    /// How many more sets of this stage are worth the time to reach them in full.
-    coverable: u32,
-}
-
-/// Client ports of one scenario; SNAT ports come after.
-const SPORTS: std::ops::Range<u16> = 2_000..49_000;
 
 /// Plays a scenario. The error tells what the sides disagree with the model about.
 pub fn play(
@@ -107,6 +89,20 @@ pub fn play(
         for step in &stage.steps {
             match step {
                 Step::Wait(seconds) => players.iter_mut().for_each(|p| p.wait(*seconds)),
+                Step::Again(number) => {
+                    for player in players.iter_mut().filter(|p| !p.flows.is_empty()) {
+                        let number = usize::from(*number) % player.flows.len();
+                        let packet = player.flows[number].begun.packet;
+                        let game = Game {
+                            cluster: &stage.cluster,
+                            node: &scenario.node,
+                            packet: &packet,
+                        };
+                        game.follow(player, number)
+                            .map_err(|error| format!("{}: {error}", player.side.name()))?;
+                        tally.followed += 1;
+                    }
+                }
                 Step::Packet(packet) => {
                     for (i, player) in players.iter_mut().enumerate() {
                         let mut counted = Tally::default();
@@ -140,263 +136,5 @@ impl Tally {
         self.masqueraded += other.masqueraded;
         self.sticky += other.sticky;
         self.covered += other.covered;
-    }
-}
-
-impl<'a> Player<'a> {
-    fn new(side: &'a mut dyn Side) -> Self {
-        side.reset();
-        Self {
-            side,
-            memory: BTreeMap::new(),
-            now: 0,
-            sport: SPORTS.start,
-            cookie: 0,
-            coverable: 0,
-        }
-    }
-
-    fn wait(&mut self, seconds: u32) {
-        self.now += seconds;
-        self.side.wait(seconds);
-    }
-
-    /// B15: an endpoint that the Service has lost is forgotten, and so is everything about a Service that has lost its
-    /// affinity. When it comes back, either answer is right.
-    fn forget(&mut self, cluster: &Cluster, node: &Node) {
-        self.memory
-            .retain(|(service, port, client), (endpoint, _)| {
-                let service = cluster.services.iter().find(|s| s.name == *service);
-                let Some(service) = service.filter(|s| s.affinity.is_some()) else {
-                    return false;
-                };
-                let of = |p: &&crate::model::objects::ServicePort| {
-                    format!("{}/{:?}", p.name, p.protocol) == *port
-                };
-                let Some(port) = service.ports.iter().find(of) else {
-                    return false;
-                };
-                let all = endpoints(cluster, node, service, port, client.is_ipv6());
-                let mut usable = cluster_set(&all).into_iter().chain(local_set(&all));
-                usable.any(|e| e.at == *endpoint)
-            });
-    }
-
-    fn last(&self, key: Option<&Key>) -> Option<Remembered> {
-        let (endpoint, seen) = self.memory.get(key?)?;
-        Some(Remembered {
-            endpoint: *endpoint,
-            seconds_ago: self.now - seen,
-        })
-    }
-
-    fn remember(&mut self, key: Option<Key>, endpoint: SocketAddr) {
-        if let Some(key) = key {
-            self.memory.insert(key, (endpoint, self.now));
-        }
-    }
-}
-
-/// One packet in one cluster.
-struct Game<'a> {
-    cluster: &'a Cluster,
-    node: &'a Node,
-    packet: &'a Packet,
-}
-
-impl Game<'_> {
-    fn judge(&self, packet: &Packet, last: Option<Remembered>) -> Verdict {
-        judge(self.cluster, self.node, packet, last)
-    }
-
-    /// Connects and sends.
-    fn play(&self, player: &mut Player, tally: &mut Tally) -> Result<(), String> {
-        if matches!(self.packet.from, From::Pod | From::Node) {
-            for mode in 0..4 {
-                self.connect(player, mode)?;
-            }
-            tally.calls += 1;
-        }
-        let own = |ip: IpAddr| ip.is_loopback() || self.node.addresses.contains(&ip);
-        if self.packet.from == From::Node && own(self.packet.to.ip()) {
-            // Such packets never leave the node: sockets only.
-            return Ok(());
-        }
-        let expected = self.send(player, tally)?;
-        match expected {
-            Verdict::OneOf(set) if set.len() > 1 && !self.is_sticky() && player.coverable > 0 => {
-                player.coverable -= 1;
-                tally.covered += 1;
-                self.cover(player, set.into_keys().collect())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn is_sticky(&self) -> bool {
-        affinity_key(self.cluster, self.node, self.packet).is_some()
-    }
-
-    /// One new connection on the wire.
-    fn send(&self, player: &mut Player, tally: &mut Tally) -> Result<Verdict, String> {
-        let key = affinity_key(self.cluster, self.node, self.packet);
-        let last = player.last(key.as_ref());
-        let expected = self.judge(self.packet, last);
-        let seen = player.send(self.packet);
-        self.agrees(&expected, player.sport, seen).map_err(|what| {
-            format!("{what}\nmodel: {expected:?}\nlast:  {last:?}\nseen:  {seen:?}")
-        })?;
-        tally.packets += 1;
-        match seen {
-            Seen::NotOurs => tally.not_ours += 1,
-            Seen::Stopped(reason) if reason.refuses() => tally.refused += 1,
-            Seen::Stopped(_) => tally.dropped += 1,
-            Seen::Sent { from, to } => {
-                tally.sent += 1;
-                tally.masqueraded += u64::from(from.ip() != self.packet.client);
-                let alone =
-                    last.is_some() && matches!(&expected, Verdict::OneOf(set) if set.len() == 1);
-                tally.sticky += u64::from(alone && self.is_choice());
-                player.remember(key, to);
-            }
-        }
-        Ok(expected)
-    }
-
-    /// Whether a client without a history would have a choice.
-    fn is_choice(&self) -> bool {
-        matches!(self.judge(self.packet, None), Verdict::OneOf(set) if set.len() > 1)
-    }
-
-    fn agrees(&self, expected: &Verdict, sport: u16, seen: Seen) -> Result<(), &'static str> {
-        match (expected, seen) {
-            (Verdict::NotOurs, Seen::NotOurs) => Ok(()),
-            (Verdict::Refused(reason), Seen::Stopped(why)) if *reason == why => why
-                .refuses()
-                .then_some(())
-                .ok_or("dropped instead of refused"),
-            (Verdict::Dropped(reason), Seen::Stopped(why)) if *reason == why => (!why.refuses())
-                .then_some(())
-                .ok_or("refused instead of dropped"),
-            (Verdict::OneOf(set), Seen::Sent { from, to }) => {
-                let source = set.get(&to).ok_or("an endpoint that it may not reach")?;
-                let client = SocketAddr::new(self.packet.client, sport);
-                let fits = match source {
-                    Source::Client => from == client,
-                    Source::Node if self.packet.from == From::Node => self.is_own(from.ip()),
-                    Source::Node => from.ip() != client.ip() && self.is_own(from.ip()),
-                    Source::Frontend => from.ip() == self.packet.to.ip(),
-                };
-                fits.then_some(())
-                    .ok_or("another source than it should have")
-            }
-            _ => Err("another verdict"),
-        }
-    }
-
-    fn is_own(&self, ip: IpAddr) -> bool {
-        self.node.addresses.contains(&ip)
-    }
-
-    /// Reaches every member of the set by trying often enough.
-    fn cover(&self, player: &mut Player, set: BTreeSet<SocketAddr>) -> Result<(), String> {
-        let mut left = set;
-        for _ in 0..800 {
-            if let Seen::Sent { to, .. } = player.send(self.packet) {
-                left.remove(&to);
-            }
-            if left.is_empty() || player.sport + 1_000 > SPORTS.end {
-                return Ok(());
-            }
-        }
-        Err(format!("never reached: {left:?}"))
-    }
-
-    fn connect(&self, player: &mut Player, mode: u32) -> Result<(), String> {
-        player.cookie += 1;
-        let call = Call {
-            from: self.packet.from,
-            to: self.packet.to,
-            protocol: self.packet.protocol,
-            cookie: player.cookie,
-            mode,
-        };
-        // What the node says to itself it says from the address that it speaks to.
-        let mut packet = *self.packet;
-        if packet.from == From::Node {
-            packet.client = match packet.to.ip() {
-                ip if self.node.addresses.contains(&ip) => ip,
-                _ => packet.client,
-            };
-        }
-        let key = affinity_key(self.cluster, self.node, &packet);
-        let last = player.last(key.as_ref());
-        let expected = self.judge(&packet, last);
-        let Some(outcome) = player.side.connect(&call) else {
-            return Ok(());
-        };
-        let agrees = match (&expected, &outcome) {
-            (Verdict::OneOf(set), Ok(Some(backend))) => set.contains_key(backend),
-            (Verdict::Refused(reason) | Verdict::Dropped(reason), Err(why)) => reason == why,
-            (Verdict::NotOurs, Ok(None)) => true,
-            (_, Ok(None)) => self.is_left_to_packets(&call),
-            _ => false,
-        };
-        if let Ok(Some(backend)) = outcome {
-            player.remember(key, backend);
-        }
-        agrees.then_some(()).ok_or_else(|| {
-            format!("connect: another outcome\n{call:?}\nmodel: {expected:?}\nlast:  {last:?}\nseen:  {outcome:?}")
-        })
-    }
-
-    /// Which calls the socket hook leaves to the packet path: those that `--socket-lb` says, and those for which it
-    /// would have to know the client's address, or when the connection ends, or give the client another address.
-    fn is_left_to_packets(&self, call: &Call) -> bool {
-        let to_node = call.to.ip().is_loopback() || self.is_own(call.to.ip());
-        let to_itself = call.from == From::Node && to_node;
-        let by_mode = match (call.mode, call.protocol) {
-            (0, _) | (_, Protocol::Sctp) => true,
-            (1, Protocol::Udp) => !to_itself,
-            (3, _) => call.from == From::Pod,
-            _ => false,
-        };
-        let masqueraded = self.node.masquerade_all
-            && call.from == From::Pod
-            && frontends::is_cluster_ip(self.cluster, call.to.ip());
-        if by_mode || masqueraded {
-            return true;
-        }
-        let frontend = frontends::find(self.cluster, self.node, call.to, call.protocol);
-        let Some(frontend) = frontend.filter(|_| !to_itself) else {
-            return false;
-        };
-        let service = frontend.service;
-        service.affinity.is_some()
-            || !service.source_ranges.is_empty()
-            || match service.algorithm {
-                Some(Algorithm::LeastConnections) => true,
-                Some(Algorithm::RoundRobin) => call.protocol != Protocol::Tcp,
-                _ => false,
-            }
-    }
-}
-
-impl Player<'_> {
-    /// A new connection: the same packet from the next port.
-    fn send(&mut self, packet: &Packet) -> Seen {
-        self.sport += 1;
-        let client = packet.client;
-        let frame = match packet.protocol {
-            Protocol::Tcp => frames::tcp(client, packet.to.ip()).syn(),
-            Protocol::Udp => frames::udp(client, packet.to.ip()),
-            Protocol::Sctp => frames::sctp(client, packet.to.ip()).payload(&[1, 0, 0, 4]),
-        };
-        let frame = frame.sport(self.sport).port(packet.to.port()).build();
-        self.side.send(&Sent {
-            from: packet.from,
-            to: packet.to,
-            frame,
-        })
     }
 }

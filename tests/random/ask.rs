@@ -31,8 +31,10 @@ impl Dice {
 
 fn step(number: u64, targets: &[Target]) -> Step {
     let mut dice = Dice(number);
-    if dice.roll(16) == 15 {
-        return Step::Wait([8, 120, 400][dice.roll(3)]);
+    match dice.roll(16) {
+        15 if dice.roll(2) == 0 => return Step::Wait([8, 120, 400][dice.roll(3)]),
+        12..=15 => return Step::Again(dice.roll(1 << 16) as u16),
+        _ => (),
     }
     let from = [
         From::Pod,

@@ -22,6 +22,8 @@ pub struct Stage {
 pub enum Step {
     /// A new connection.
     Packet(Packet),
+    /// Another packet of an earlier one, of those that got through.
+    Again(u16),
     /// So many seconds pass.
     Wait(u32),
 }
