@@ -25,6 +25,9 @@ pub const UDP: u16 = 5353;
 /// How a connect() ends that the socket hook drops.
 const NOT_PERMITTED: &str = "Operation not permitted (os error 1)";
 
+/// Where agents say how they are.
+const HEALTHZ: u16 = 10256;
+
 const SOON: Duration = Duration::from_secs(15);
 
 pub struct ControlPlane {
@@ -345,7 +348,7 @@ impl<'a> Scene<'a> {
         for ip in self.cluster.topology.place(node).addresses() {
             let mut last = String::new();
             let as_expected = || {
-                last = http_get(self.cluster.topology, (ip, port).into())
+                last = http_get(self.cluster.topology, (ip, port).into(), "/")
                     .unwrap_or_else(|e| format!("{e:#}"));
                 let (head, body) = last.split_once("\r\n\r\n").unwrap_or((&last, ""));
                 let head = head.to_lowercase();
@@ -362,6 +365,22 @@ impl<'a> Scene<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Waits until a node's agent answers its health server's path with this code (E1, E2).
+    pub fn expect_code(&self, node: &str, path: &str, code: u16) -> Result<()> {
+        let to = (self.cluster.topology.place(node).v4, HEALTHZ).into();
+        let mut last = String::new();
+        let as_expected = || {
+            last = http_get(self.cluster.topology, to, path).unwrap_or_else(|e| format!("{e:#}"));
+            Ok(last.starts_with(&format!("HTTP/1.1 {code}")))
+        };
+        let answered = eventually(
+            &format!("{path} of {node} answers {code}"),
+            SOON,
+            as_expected,
+        );
+        answered.map(drop).with_context(|| format!("last: {last}"))
     }
 
     fn see(
@@ -491,11 +510,12 @@ impl Service<'_> {
 }
 
 /// What the outside client gets, as it came.
-fn http_get(topology: &Topology, to: SocketAddr) -> Result<String> {
+fn http_get(topology: &Topology, to: SocketAddr, path: &str) -> Result<String> {
     in_namespace(&topology.place("client").namespace_file(), || {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         Ok(text)

@@ -5,6 +5,8 @@ mod build;
 mod demo;
 mod e2e;
 mod layers;
+#[cfg(test)]
+mod semantics;
 mod setup;
 
 use std::process::ExitCode;

@@ -79,7 +79,7 @@ fn new_cluster_ip(scene: &Scene<'_>) -> Result<()> {
     scene.expect(&INSIDE, Tcp, &old[..1], Nobody)
 }
 
-/// C2, C16: the same number by two protocols.
+/// C2, C16: the same number by two protocols. A9: what an appProtocol says is nothing to a proxy.
 fn ports(scene: &Scene<'_>) -> Result<()> {
     let mut web = scene.service("web", &json!({}))?;
     scene.pod("a", "pod-a", "web")?;
@@ -87,7 +87,7 @@ fn ports(scene: &Scene<'_>) -> Result<()> {
     scene.expect(&INSIDE, Tcp, &web.cluster_ips(81)?, Refused)?;
     scene.expect(&["pod-b"], Udp, &web.cluster_ips(80)?, Refused)?;
     web.patch(&json!({"ports": [
-        {"name": "http", "port": 81, "targetPort": "http"},
+        {"name": "http", "port": 81, "targetPort": "http", "appProtocol": "kubernetes.io/h2c"},
         {"name": "dns", "port": 81, "targetPort": "dns", "protocol": "UDP"},
     ]}))?;
     scene.expect(&INSIDE, Tcp, &web.cluster_ips(81)?, From(&["pod-a"]))?;
@@ -144,9 +144,10 @@ fn ip_mode(scene: &Scene<'_>) -> Result<()> {
     scene.expect(&EVERYONE, Tcp, &at(&VIPS[..1], 80), Nobody)
 }
 
-/// C12.
+/// C12, C13.
 fn no_node_ports(scene: &Scene<'_>) -> Result<()> {
-    let spec = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false});
+    let spec = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false,
+        "loadBalancerClass": "example.com/none-of-ours"});
     let mut web = scene.service("web", &spec)?;
     scene.pod("a", "pod-a", "web")?;
     web.set_ingress(&json!([{"ip": VIPS[0]}, {"ip": VIPS[1]}]))?;

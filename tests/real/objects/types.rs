@@ -35,6 +35,10 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "slices_made_by_hand_are_used",
         test: manual_slices,
     },
+    Scenario {
+        name: "a_node_that_is_about_to_go_gets_no_new_traffic_and_stays_live",
+        test: doomed_node,
+    },
 ];
 
 /// A1.
@@ -169,5 +173,32 @@ fn manual_slices(scene: &Scene<'_>) -> Result<()> {
     };
     slice("unlabelled", "pod-c", None)?;
     slice("labelled", "pod-a", Some("web"))?;
-    scene.expect(&INSIDE, Tcp, &to[..1], From(&["pod-a"]))
+    scene.expect(&INSIDE, Tcp, &to[..1], From(&["pod-a"]))?;
+    for place in INSIDE {
+        ensure!(
+            scene.sees_only(place, to[0], "pod-a"),
+            "{place} is sent to a second address of an endpoint"
+        );
+    }
+    Ok(())
+}
+
+/// E1, E2: what the autoscaler writes on a node that it is going to delete.
+fn doomed_node(scene: &Scene<'_>) -> Result<()> {
+    let taint = |taints: Value| {
+        let body = json!({"spec": {"taints": taints}});
+        scene
+            .cluster
+            .plane
+            .patch("/api/v1/nodes/node2", &body)
+            .map(drop)
+    };
+    scene.expect_code("node2", "/healthz", 200)?;
+    taint(json!([{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]))?;
+    let doomed = scene
+        .expect_code("node2", "/healthz", 503)
+        .and_then(|()| scene.expect_code("node2", "/livez", 200));
+    taint(json!(null))?;
+    doomed?;
+    scene.expect_code("node2", "/healthz", 200)
 }
