@@ -89,6 +89,9 @@ pub struct Run {
     /// Cgroup whose processes' sockets are served [default: where cgroup2 is mounted].
     #[arg(long, value_name = "PATH")]
     pub cgroup_root: Option<PathBuf>,
+    /// Where the host's proc file system is mounted, for the settings that --conntrack-… flags write.
+    #[arg(long, value_name = "PATH", default_value = "/proc")]
+    pub procfs: PathBuf,
     /// Folder on a bpffs for the pinned maps and links.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_BPF_ROOT)]
     pub bpf_root: PathBuf,
@@ -114,7 +117,8 @@ pub struct Run {
     /// Refuse processes of the node that bind a port that is a NodePort; otherwise they are counted and warned about.
     #[arg(long)]
     pub protect_node_ports: bool,
-    /// Silence after which an established TCP connection is forgotten [default of 0: 120h, the kernel's].
+    /// Silence after which an established TCP connection is forgotten, by the kernel's connection tracking too [default
+    /// of 0: 120h, the kernel's, which is left as it is].
     #[arg(long, value_name = "DURATION", default_value = "0")]
     pub conntrack_tcp_timeout_established: Seconds,
     /// Silence after which a TCP connection that one side has closed is forgotten [default of 0: 60s, the kernel's].

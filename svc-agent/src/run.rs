@@ -4,6 +4,7 @@ mod bound;
 mod facts;
 mod recount;
 mod start;
+mod sysctls;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -159,6 +160,7 @@ impl<'a> Agent<'a> {
         let devices = netlink.devices().await?;
         let mut dataplane = Dataplane::open(&options.bpf_root)?;
         let planner = planner(&mut dataplane)?;
+        sysctls::set(options);
         dataplane.configure(&start::node_config(options)?)?;
         if options.takeover {
             start::take_over(&mut dataplane)?;

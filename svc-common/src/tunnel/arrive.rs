@@ -23,7 +23,7 @@ pub fn arrive<F: Outer>(
     overhead: &mut usize,
 ) -> Result<(), Aside> {
     let config = tables.config();
-    if !config.is_some_and(|config| Format::of(config.flags).is_some()) {
+    if config.is_none_or(|config| Format::of(config.flags).is_none()) {
         return Err(Aside::NotOurs);
     }
     let mut backend = BackendKey {

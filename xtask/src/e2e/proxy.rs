@@ -16,7 +16,10 @@ const IMAGE: &str = "svcplane.test/svc-agent:e2e";
 
 pub(super) fn start(lab: &Lab, agent: &Path, flags: &[String]) -> Result<()> {
     let cluster_cidr = format!("--cluster-cidr={PODS}");
-    let flags: Vec<&str> = std::iter::once(cluster_cidr.as_str())
+    // kube-proxy's, which the suite asks for.
+    let close_wait = "--conntrack-tcp-timeout-close-wait=1h";
+    let flags: Vec<&str> = [cluster_cidr.as_str(), close_wait]
+        .into_iter()
         .chain(flags.iter().map(String::as_str))
         .collect();
     match lab.proxy {
