@@ -1,0 +1,68 @@
+//! Lifetimes that are given hold for the kernel's own connection tracking, too, as with kube-proxy (D10): pods' direct
+//! connections are tracked there. What is not given is left as it is.
+
+use std::fs;
+use std::path::Path;
+
+use crate::config::Run;
+
+/// Below --procfs. Whoever reads it sees the settings of his own network namespace, here the node's.
+const FOLDER: &str = "sys/net/netfilter";
+
+/// Writes what is given and differs. That it cannot is no reason not to serve.
+pub(super) fn set(options: &Run) {
+    for (name, seconds) in [
+        (
+            "nf_conntrack_tcp_timeout_established",
+            options.conntrack_tcp_timeout_established,
+        ),
+        (
+            "nf_conntrack_tcp_timeout_close_wait",
+            options.conntrack_tcp_timeout_close_wait,
+        ),
+        ("nf_conntrack_udp_timeout", options.conntrack_udp_timeout),
+        (
+            "nf_conntrack_udp_timeout_stream",
+            options.conntrack_udp_timeout_stream,
+        ),
+    ] {
+        if let Some(seconds) = seconds.0
+            && let Err(error) = write(&options.procfs.join(FOLDER).join(name), seconds)
+        {
+            tracing::warn!(
+                "cannot set net.netfilter.{name} to {seconds}: {error}; give --procfs a writable one (svc-agent's own flows live as long all the same)"
+            );
+        }
+    }
+}
+
+fn write(file: &Path, seconds: u32) -> std::io::Result<()> {
+    let wanted = seconds.to_string();
+    if fs::read_to_string(file)?.trim() == wanted {
+        return Ok(());
+    }
+    fs::write(file, wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_written_where_it_differs() {
+        let dir = std::env::temp_dir().join(format!("svcplane-sysctls-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("timeout");
+        fs::write(&file, "60\n").unwrap();
+        write(&file, 60).unwrap();
+        assert_eq!(
+            fs::read_to_string(&file).unwrap(),
+            "60\n",
+            "not written again"
+        );
+        write(&file, 3_600).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "3600");
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(write(&file, 1).is_err());
+    }
+}
