@@ -11,7 +11,7 @@ use svc_common::reason::{Aside, Reason};
 use svc_common::refuse::{Checksum, IcmpError, Reset, swap_ethernet};
 use svc_common::rewrite::{Bytes, Rewrite, apply};
 use svc_common::steer::{self, Route, Work};
-use svc_common::table::{BOUNCE, Scope, TCP, Tables};
+use svc_common::table::{BOUNCE, Scope, TCP, Tables, address_flags};
 use svc_common::tunnel::is_tunnelled;
 use svc_common::wire::{ETH_LEN, Unreachable, dst, tcp, udp};
 
@@ -81,7 +81,8 @@ pub fn ingress_l3<F: Mapped>(skb: &Skb) -> i32 {
 
 #[inline(never)]
 fn concerns_us<F: Mapped>(skb: &Skb) -> bool {
-    dst::<F>(&skb.packet(), 0).is_some_and(|dst| Tables::<F>::address(&World(skb), &dst) != 0)
+    dst::<F>(&skb.packet(), 0)
+        .is_some_and(|dst| Tables::<F>::address(&World(skb), &dst) & !address_flags::PEER != 0)
 }
 
 /// To outside, by a device without Ethernet headers: answers get the frontend's address. The header could not be taken
