@@ -42,6 +42,11 @@ pub const CASES: &[Case] = &[
         settings: &["socket_tcp", "packets_only"],
         test: affinity,
     },
+    Case {
+        name: "a_node_keeps_its_backend_through_loopback_and_cluster_ip",
+        settings: &["socket_tcp", "socket_all"],
+        test: own_affinity,
+    },
 ];
 
 const FILE: &str = "wishes.yaml";
@@ -309,6 +314,34 @@ fn affinity(lab: &mut Lab) -> Result<()> {
                 .any(|line| line.contains(&client) && line.contains("wish:tcp")),
             "no {client} in\n{table}"
         );
+        Ok(())
+    })
+}
+
+/// C5 with affinity: the socket hook on the node's own addresses, packets to the ClusterIP, and one entry for both.
+fn own_affinity(lab: &mut Lab) -> Result<()> {
+    let spec = "  sessionAffinity: ClientIP\n  selector: {all: 'yes'}";
+    let udp = ", {name: udp, protocol: UDP, port: 53, targetPort: 5353, nodePort: 30141}]";
+    let manifest =
+        service("", spec).replace("nodePort: 30140}]", &format!("nodePort: 30140}}{udp}"));
+    with(lab, &manifest, |lab| {
+        for way in Way::ALL {
+            let (node_port, port) = match way.protocol {
+                Protocol::Tcp => (30140, 80),
+                Protocol::Udp => (30141, 53),
+            };
+            let own = lab.address("node1", way.v6);
+            let mut answers = Vec::new();
+            for to in [
+                at(way.v6, "127.0.0.1", "::1", node_port)?,
+                SocketAddr::new(own, node_port),
+                at(way.v6, "10.96.0.40", "fd00:96::40", port)?,
+            ] {
+                answers.extend(lab.answered("node1", way.protocol, to, 12)?);
+            }
+            let spread = spread(&answers);
+            ensure!(spread.len() == 1, "{own}, port {node_port}: {spread:?}");
+        }
         Ok(())
     })
 }

@@ -1,3 +1,4 @@
+mod affine;
 mod choice;
 mod clients;
 mod ends;
