@@ -27,7 +27,7 @@ for folder in var/lib/kubelet var/lib/containerd var/lib/cni var/log/pods var/lo
   mkdir -p "/$folder" "$STATE/root/$folder"; mount --bind "$STATE/root/$folder" "/$folder"
 done
 mkdir -p /opt/cni/bin /etc/cni/net.d /etc/kubernetes/manifests; mount --bind "$BIN/cni" /opt/cni/bin
-echo 'nameserver 10.200.0.1' > "$STATE/resolv.conf"; mount --bind "$STATE/resolv.conf" "$(readlink -f /etc/resolv.conf)"
+echo 'nameserver 172.30.0.1' > "$STATE/resolv.conf"; mount --bind "$STATE/resolv.conf" "$(readlink -f /etc/resolv.conf)"
 printf '127.0.0.1 localhost\n%s %s\n' "$NODE_IP" "$NODE" > "$STATE/hosts"; mount --bind "$STATE/hosts" /etc/hosts
 mount --make-rshared /
 

@@ -129,13 +129,18 @@ impl State {
             }
         };
         let health = service["spec"]["healthCheckNodePort"].as_u64();
-        let nodes = (1..=self.lab.nodes).filter(|n| health.is_none_or(|port| is_healthy(*n, port)));
-        self.route(ip, nodes.collect())?;
+        let healthy = |n: &u8| health.is_none_or(|port| is_healthy(*n, port));
+        let mut nodes: Vec<u8> = (1..=self.lab.nodes).filter(healthy).collect();
+        // A node knows of its own clients only: one with affinity has to meet the same node again.
+        if service["spec"]["sessionAffinity"] == "ClientIP" {
+            nodes.truncate(1);
+        }
+        self.route(ip, nodes)?;
         let finalizers = service["metadata"]["finalizers"].as_array();
         if !finalizers.is_some_and(|f| f.iter().any(|f| f == FINALIZER)) {
             self.patch(name, "", json!({"metadata": {"finalizers": [FINALIZER]}}))?;
         }
-        let address = format!("10.200.1.{ip}");
+        let address = format!("172.30.1.{ip}");
         if service["status"]["loadBalancer"]["ingress"][0]["ip"] != address.as_str() {
             let ingress = json!([{"ip": address}]);
             self.patch(
@@ -152,7 +157,7 @@ impl State {
         if self.routes.get(&ip) == Some(&nodes) {
             return Ok(());
         }
-        let address = format!("10.200.1.{ip}");
+        let address = format!("172.30.1.{ip}");
         let mut command = within("lan", "ip");
         if nodes.is_empty() {
             command.args(["route", "replace", "blackhole", &address]);

@@ -13,21 +13,28 @@ use anyhow::{Context, Result, bail};
 use super::{Cni, Lab, control, nodes, pki};
 use crate::setup::{run, step};
 
-pub(super) const API_SERVER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 2);
-const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
-const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 100);
+pub(super) const API_SERVER: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
+/// In a subnet of its own: the suite takes whoever is in the nodes' for one of them.
+const CLIENT: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 100);
 pub(super) const SERVICES: &str = "10.96.0.0/16,fd00:96::/108";
 pub(super) const DNS: &str = "10.96.0.10";
 pub(super) const PODS: &str = "10.244.0.0/16,fd00:244::/48";
 const PREFIX: &str = "svcplane-e2e";
 
 pub(super) fn node_ip(n: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 200, 0, 10 + n)
+    Ipv4Addr::new(172, 30, 0, 10 + n)
 }
 
-/// The IPv6 address of a member of the LAN, by the last byte of its IPv4 address.
+/// The router's address in the subnet of a member.
+fn router(of: Ipv4Addr) -> Ipv4Addr {
+    let [a, b, c, _] = of.octets();
+    Ipv4Addr::new(a, b, c, 1)
+}
+
+/// The IPv6 address of who has an IPv4 address.
 fn v6(ip: Ipv4Addr) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd00, 0x200, 0, 0, 0, 0, 0, ip.octets()[3].into())
+    let [_, subnet, _, host] = ip.octets();
+    Ipv6Addr::new(0xfd00, subnet.into(), 0, 0, 0, 0, 0, host.into())
 }
 
 /// The addresses of a node, as kubelet wants them.
@@ -213,12 +220,14 @@ fn network(lab: &Lab) -> Result<()> {
     add("lan")?;
     ip("lan", "link set lo up")?;
     ip("lan", "link add br0 type bridge")?;
-    ip("lan", &format!("addr add {ROUTER}/24 dev br0"))?;
-    ip("lan", &format!("addr add {}/64 dev br0 nodad", v6(ROUTER)))?;
+    for subnet in [router(API_SERVER), router(CLIENT)] {
+        ip("lan", &format!("addr add {subnet}/24 dev br0"))?;
+        ip("lan", &format!("addr add {}/64 dev br0 nodad", v6(subnet)))?;
+    }
     ip("lan", "link set br0 up")?;
     sysctl(
         "lan",
-        "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br0.send_redirects=0",
+        "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br0.send_redirects=0 net.ipv4.fib_multipath_hash_policy=1",
     )?;
     let mut members = vec![
         ("control".to_owned(), API_SERVER),
@@ -245,8 +254,9 @@ fn network(lab: &Lab) -> Result<()> {
             name,
             &format!("addr add {}/64 dev eth0 nodad", v6(*address)),
         )?;
-        ip(name, &format!("route add default via {ROUTER}"))?;
-        ip(name, &format!("-6 route add default via {}", v6(ROUTER)))?;
+        let router = router(*address);
+        ip(name, &format!("route add default via {router}"))?;
+        ip(name, &format!("-6 route add default via {}", v6(router)))?;
         let forwards = i32::from(name.starts_with("node"));
         sysctl(
             name,
@@ -254,7 +264,9 @@ fn network(lab: &Lab) -> Result<()> {
                 "net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.ip_forward={forwards} net.ipv6.conf.all.forwarding={forwards}"
             ),
         )?;
-        for n in (1..=lab.nodes).filter(|n| node_ip(*n) != *address) {
+        // The client's subnet has no other way to them than its router.
+        let direct = (1..=lab.nodes).filter(|n| node_ip(*n) != *address && *address != CLIENT);
+        for n in direct {
             routes(name, n)?;
         }
     }
