@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::cluster::{API_SERVER, PODS, spawn, wait};
+use super::cluster::{API_SERVER, spawn, wait};
 use super::control::{apply, kube};
 use super::nodes::{inside, wait_for_dns};
 use super::{Lab, Proxy, images};
@@ -15,11 +15,10 @@ use crate::setup::{run, step};
 const IMAGE: &str = "svcplane.test/svc-agent:e2e";
 
 pub(super) fn start(lab: &Lab, agent: &Path, flags: &[String]) -> Result<()> {
-    let cluster_cidr = format!("--cluster-cidr={PODS}");
-    // kube-proxy's, which the suite asks for.
+    // kube-proxy's, which the suite asks for. It also wants a pod of another node to be an outside client, so there is no
+    // --cluster-cidr.
     let close_wait = "--conntrack-tcp-timeout-close-wait=1h";
-    let flags: Vec<&str> = [cluster_cidr.as_str(), close_wait]
-        .into_iter()
+    let flags: Vec<&str> = std::iter::once(close_wait)
         .chain(flags.iter().map(String::as_str))
         .collect();
     match lab.proxy {
