@@ -115,7 +115,7 @@ impl Compiler<'_> {
                 cluster_ip,
                 self.facts,
             );
-            compiled.listed.extend(choice.listed());
+            compiled.listed.extend(choice.listed.clone());
             let family = Family {
                 choice,
                 first_run: compiled.runs.len(),

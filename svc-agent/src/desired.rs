@@ -115,6 +115,10 @@ pub struct Listed {
     pub in_cluster_set: bool,
     /// Policy Local does.
     pub in_local_set: bool,
+    /// It runs on this node.
+    pub local: bool,
+    /// It runs on another node of the cluster; with neither, its slice does not say where.
+    pub remote: bool,
     pub weight: u16,
 }
 

@@ -9,7 +9,7 @@ use crate::parse::Segment;
 use crate::reason::Reason;
 use crate::rewrite::Rewrite;
 use crate::select::{ports, tuple_hash};
-use crate::table::{Backend, Flow, FlowKey, NodeConfig, TCP, Tables, flow_flags, flow_state};
+use crate::table::{BackendKey, Flow, FlowKey, NodeConfig, TCP, Tables, flow_flags, flow_state};
 use crate::wire::tcp;
 
 mod backing;
@@ -47,6 +47,17 @@ impl<F: Family> Flow<F> {
             sport: self.backend_port,
             dport: self.nat_port,
             proto,
+            _pad: 0,
+        }
+    }
+
+    /// Its backend's key in BACKENDS.
+    #[inline(always)]
+    pub fn backend_key(&self) -> BackendKey<F> {
+        BackendKey {
+            service: self.service,
+            addr: self.backend,
+            port: self.backend_port,
             _pad: 0,
         }
     }
@@ -135,6 +146,10 @@ impl<F: Family> Flow<F> {
                 return Step::Reset;
             }
             state = closing(state, segment.tcp_flags, reply);
+            // What the backend says goes another way.
+            if state & flow_state::CLIENT_FIN != 0 && self.flags & flow_flags::TUNNEL != 0 {
+                state |= flow_state::CLOSING;
+            }
         } else {
             // Only what lasts longer than a tick asks for the lifetime.
             let over = silence > 1 && silence > self.lifetime(&config(tables));
@@ -179,7 +194,8 @@ impl<F: Family> Flow<F> {
     /// How many seconds of silence end the flow of a protocol other than TCP.
     #[inline(always)]
     fn lifetime(&self, config: &NodeConfig) -> u32 {
-        if self.state & flow_state::ESTABLISHED != 0 {
+        // Whether a tunnelled flow is answered is not seen here.
+        if self.state & flow_state::ESTABLISHED != 0 || self.flags & flow_flags::TUNNEL != 0 {
             config.udp_stream
         } else {
             config.udp
@@ -330,12 +346,7 @@ pub fn follow<F: Family>(
 /// Counts the start or the end of a connection for its backend.
 #[inline(never)]
 pub fn count<F: Family>(flow: &Flow<F>, difference: i64, tables: &impl Tables<F>) {
-    let backend = Backend {
-        addr: flow.backend,
-        port: flow.backend_port,
-        flags: 0,
-    };
-    tables.count_connection(&backend.key(flow.service), difference);
+    tables.count_connection(&flow.backend_key(), difference);
 }
 
 /// Brings the other half up to date, or back. False: another flow has taken the place of our answers, so that this one

@@ -33,7 +33,7 @@ pub enum Reason {
     SourceRange = 12,
     /// Refused: the backend of a TCP connection is gone (D6, `--reset-gone-backends`).
     BackendGone = 13,
-    /// Dropped: a tunnelled packet that no node of the cluster sent, or that no local endpoint is meant by (DSR).
+    /// Dropped: a node's tunnelled packet for a backend that is not listed, or an error about an unknown flow (DSR).
     BadTunnel = 14,
     /// A process of the node bound a port that is a NodePort; refused only with `--protect-node-ports` (C7).
     NodePortBound = 15,

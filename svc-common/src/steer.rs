@@ -14,8 +14,8 @@ use crate::reason::{Aside, Reason};
 use crate::rewrite::Rewrite;
 use crate::select::{choose, flow_hash, in_range, number};
 use crate::table::{
-    Backend, CLUSTER, Flow, FrontendKey, Scope, Tables, address_flags, backend_flags, flow_flags,
-    frontend_flags, node_flags,
+    Backend, CLUSTER, Flow, FrontendKey, Scope, Tables, address_flags, backend_flags,
+    backend_state, flow_flags, frontend_flags, node_flags,
 };
 use crate::wire::{self, tcp};
 
@@ -299,8 +299,8 @@ fn source<F: Family>(
     Ok((nat.ok_or(Reason::NoRoute)?, 0))
 }
 
-/// Lets a backend elsewhere see the client after all, if its node takes tunnels and answers by itself (D12). Not itself,
-/// and no other node: that may be the backend's own, which does not take packets from itself.
+/// Lets a backend on another node see the client after all, if nodes take tunnels and answer by themselves (D12). Not
+/// itself, and no other node: that may be the backend's own, which does not take packets from itself.
 #[inline(never)]
 fn tunnel<F: Family>(address: u32, flow: &mut Flow<F>, tables: &impl Tables<F>) {
     let node = address_flags::NODE | address_flags::PEER;
@@ -310,7 +310,9 @@ fn tunnel<F: Family>(address: u32, flow: &mut Flow<F>, tables: &impl Tables<F>) 
     {
         return;
     }
-    if flow.client != flow.backend
+    let state = tables.backend(&flow.backend_key());
+    if state.is_some_and(|state| state.flags & backend_state::REMOTE != 0)
+        && flow.client != flow.backend
         && tables.address(&flow.client) & node == 0
         && scope(Client::Outside, &flow.client, tables) == Scope::External
     {

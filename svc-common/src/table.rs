@@ -211,6 +211,10 @@ pub mod backend_state {
     pub const IN_CLUSTER_SET: u16 = 2;
     /// Frontends of policy Local may send new connections to it.
     pub const IN_LOCAL_SET: u16 = 4;
+    /// It runs on this node.
+    pub const LOCAL: u16 = 8;
+    /// It runs on another node of the cluster. Of one with neither bit nobody knows, it may be outside of the cluster.
+    pub const REMOTE: u16 = 16;
 }
 
 /// Value of BACKENDS.

@@ -151,10 +151,14 @@ static XDP_DEVICES: DevMapHash = DevMapHash::with_max_entries(MAX_DEVICES, 0);
 
 /// Room for the packet at hand. Not on the stack, which it would half fill, and whose every known byte would make the
 /// verifier walk all that follows once more.
+///
+/// For tc and XDP only: these run with softirqs off, and what they redirect meets the next program once they have ended,
+/// so nothing comes between them and their room. A cgroup hook runs in a process, which packets and other processes
+/// interrupt: it must not come here, nor to [`Tables::scratch`].
 #[inline(always)]
 pub fn work<F: Mapped>() -> Option<&'static mut Work<F>> {
     let work = F::maps().work.get_ptr_mut(0)?;
-    // SAFETY: a per-CPU slot, and no program that uses it is interrupted by another one on its CPU.
+    // SAFETY: a per-CPU slot, and nothing comes between (see above).
     let work = unsafe { &mut *work };
     *work = Work::EMPTY;
     Some(work)
@@ -164,8 +168,8 @@ pub fn work<F: Mapped>() -> Option<&'static mut Work<F>> {
 #[inline(always)]
 pub fn count(reason: Reason) {
     if let Some(counter) = REASONS.get_ptr_mut(reason as u32) {
-        // SAFETY: a per-CPU slot, and programs do not migrate: nobody else writes it.
-        unsafe { *counter += 1 };
+        // SAFETY: a per-CPU slot. Atomic, because a packet may interrupt a cgroup hook.
+        unsafe { hook::fetch_add(counter, 1) };
     }
 }
 
@@ -223,7 +227,7 @@ impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
     #[inline(always)]
     fn scratch<R>(&self, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R> {
         let flow = F::maps().scratch.get_ptr_mut(0)?;
-        // SAFETY: a per-CPU slot, and no program that uses it is interrupted by another one on its CPU.
+        // SAFETY: as in `work`; no two calls are nested.
         Some(f(unsafe { &mut *flow }))
     }
 

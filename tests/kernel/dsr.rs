@@ -3,7 +3,9 @@
 use svc_common::family::{Port, V4, V6};
 use svc_common::packet::Packet;
 use svc_common::reason::Reason;
-use svc_common::table::{BackendKey, BackendState, address_flags, frontend_flags, node_flags};
+use svc_common::table::{
+    BackendKey, BackendState, address_flags, backend_state, frontend_flags, node_flags,
+};
 use svc_common::tunnel::Format;
 use svc_common::wire::ETH_LEN;
 
@@ -16,7 +18,7 @@ use crate::network::within;
 use crate::pair::Pair;
 use crate::world::{self, addr, at};
 
-/// A world where the other node (0, 2) is known and the pod (1, 2) is listed.
+/// A world where the other node (0, 2) is known and the pod (1, 2) is listed; so is (2, 2), of another node.
 fn pair<F: Keyed>(network: &crate::network::Network, flag: u32) -> Pair<F> {
     let mut tables = world::new::<F>();
     if let Some(config) = &mut tables.config {
@@ -30,16 +32,22 @@ fn pair<F: Keyed>(network: &crate::network::Network, flag: u32) -> Pair<F> {
             frontend.flags |= frontend_flags::NODE_PORT;
         }
     }
-    let key = BackendKey {
-        service: 7,
-        addr: addr::<F>(1, 2),
-        port: Port::new(8_080),
-        _pad: 0,
-    };
-    tables
-        .backends
-        .borrow_mut()
-        .insert(key, BackendState::default());
+    let frontends: Vec<_> = tables.frontends.values().map(|f| f.service).collect();
+    for service in frontends {
+        for (net, flags) in [(1, backend_state::LOCAL), (2, backend_state::REMOTE)] {
+            let key = BackendKey {
+                service,
+                addr: addr::<F>(net, 2),
+                port: Port::new(8_080),
+                _pad: 0,
+            };
+            let state = BackendState {
+                flags,
+                ..BackendState::default()
+            };
+            tables.backends.borrow_mut().entry(key).or_insert(state);
+        }
+    }
     Pair::with(network, tables)
 }
 

@@ -175,13 +175,13 @@ fn serve<F: Family>(
             flags: if local { backend_flags::LOCAL } else { 0 },
         };
         tables.slots.insert(slot, backend);
-        let local = if local {
-            backend_state::IN_LOCAL_SET
+        let place = if local {
+            backend_state::IN_LOCAL_SET | backend_state::LOCAL
         } else {
-            0
+            backend_state::REMOTE
         };
         let state = BackendState {
-            flags: backend_state::SERVING | backend_state::IN_CLUSTER_SET | local,
+            flags: backend_state::SERVING | backend_state::IN_CLUSTER_SET | place,
             weight: 1,
             ..BackendState::default()
         };

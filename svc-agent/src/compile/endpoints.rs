@@ -38,8 +38,8 @@ impl Candidate<'_> {
 pub(super) struct Choice {
     cluster: Vec<desired::Endpoint>,
     local: Vec<desired::Endpoint>,
-    /// Address, port, whether it serves, and the weight of every endpoint that the slices list.
-    listed: Vec<(IpAddr, u16, bool, u16)>,
+    /// What BACKENDS should know of every endpoint that the slices list.
+    pub(super) listed: BTreeMap<(IpAddr, u16), desired::Listed>,
     /// There is a usable endpoint on some node.
     any: bool,
 }
@@ -55,33 +55,15 @@ impl Choice {
         // For new connections, an endpoint of weight 0 is not there (B13).
         let open: Vec<&Candidate> = candidates.iter().filter(|c| c.says.weight > 0).collect();
         let local = open.iter().filter(|c| c.is_local(facts));
+        let cluster = cluster_set(&open, facts);
+        // Hints say nothing about a Local policy (B11).
+        let local = ready_or_leaving(local.copied().collect(), facts);
         Self {
-            cluster: cluster_set(&open, facts),
-            // Hints say nothing about a Local policy (B11).
-            local: ready_or_leaving(local.copied().collect(), facts),
             any: open.iter().any(|c| c.is_ready() || c.is_leaving()),
-            listed: candidates
-                .iter()
-                .map(|c| (c.ip, c.port, c.is_serving(), c.says.weight))
-                .collect(),
+            listed: listed(&candidates, &cluster, &local, facts),
+            cluster,
+            local,
         }
-    }
-
-    /// What BACKENDS should know of the endpoints.
-    pub(super) fn listed(&self) -> impl Iterator<Item = ((IpAddr, u16), desired::Listed)> {
-        let set = |endpoints: &[desired::Endpoint]| -> BTreeSet<(IpAddr, u16)> {
-            endpoints.iter().map(|e| (e.ip, e.port)).collect()
-        };
-        let (cluster, local) = (set(&self.cluster), set(&self.local));
-        self.listed.iter().map(move |&(ip, port, serving, weight)| {
-            let listed = desired::Listed {
-                serving,
-                in_cluster_set: cluster.contains(&(ip, port)),
-                in_local_set: local.contains(&(ip, port)),
-                weight,
-            };
-            ((ip, port), listed)
-        })
     }
 
     pub(super) fn answering(&self, policy: TrafficPolicy) -> &[desired::Endpoint] {
@@ -96,6 +78,31 @@ impl Choice {
     pub(super) fn drops_when_empty(&self, policy: TrafficPolicy) -> bool {
         policy == TrafficPolicy::Local && self.any
     }
+}
+
+fn listed(
+    candidates: &[Candidate],
+    cluster: &[desired::Endpoint],
+    local: &[desired::Endpoint],
+    facts: &Facts,
+) -> BTreeMap<(IpAddr, u16), desired::Listed> {
+    let set = |endpoints: &[desired::Endpoint]| -> BTreeSet<(IpAddr, u16)> {
+        endpoints.iter().map(|e| (e.ip, e.port)).collect()
+    };
+    let (cluster, local) = (set(cluster), set(local));
+    let entry = |c: &Candidate| {
+        let at = (c.ip, c.port);
+        let listed = desired::Listed {
+            serving: c.is_serving(),
+            in_cluster_set: cluster.contains(&at),
+            in_local_set: local.contains(&at),
+            local: c.is_local(facts),
+            remote: c.says.node.is_some() && !c.is_local(facts),
+            weight: c.says.weight,
+        };
+        (at, listed)
+    };
+    candidates.iter().map(entry).collect()
 }
 
 /// All slices together (A5), by port name (A8), in the family of `like` (A7), sorted.

@@ -34,6 +34,8 @@ fn snapshot() -> Snapshot {
             serving,
             in_cluster_set,
             in_local_set: false,
+            local: false,
+            remote: false,
             weight,
         };
         ((ip(text), 8080), listed)

@@ -42,6 +42,8 @@ fn listed(endpoint: &Endpoint) -> ((IpAddr, u16), Listed) {
         serving: true,
         in_cluster_set: true,
         in_local_set: true,
+        local: false,
+        remote: false,
         weight: endpoint.weight,
     };
     ((endpoint.ip, endpoint.port), listed)
@@ -420,6 +422,8 @@ fn listing(serving: bool, weight: u16) -> Service {
             weight,
             in_cluster_set: false,
             in_local_set: false,
+            local: false,
+            remote: false,
         };
     }
     service

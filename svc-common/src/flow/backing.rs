@@ -3,7 +3,7 @@
 
 use super::config;
 use crate::family::{Addr, Family, Port};
-use crate::table::{BackendKey, Flow, TCP, Tables, UDP, backend_state, node_flags};
+use crate::table::{Flow, TCP, Tables, UDP, backend_state, node_flags};
 
 /// Whether the client must not be sent to the flow's backend any more. UDP: it has stopped serving while some other
 /// endpoint serves; with none serving kube-proxy leaves its flows as they are, too. TCP, if wanted: it is gone altogether.
@@ -18,12 +18,7 @@ pub(super) fn is_lost<F: Family>(flow: &mut Flow<F>, proto: u16, tables: &impl T
     if is_tcp && config(tables).flags & node_flags::RESET_GONE == 0 {
         return false;
     }
-    let mut key = BackendKey::<F> {
-        service: flow.service,
-        addr: flow.backend,
-        port: flow.backend_port,
-        _pad: 0,
-    };
+    let mut key = flow.backend_key();
     if let Some(state) = tables.backend(&key)
         && (is_tcp || state.flags & backend_state::SERVING != 0)
     {

@@ -5,6 +5,7 @@ mod ends;
 mod flows;
 mod model;
 mod rules;
+mod tunnels;
 
 use crate::family::Family;
 use crate::memory::Memory;

@@ -9,7 +9,9 @@ use crate::packet::Packet;
 use crate::parse::{self, Segment};
 use crate::reason::{Aside, Reason};
 use crate::steer::Work;
-use crate::table::{BackendKey, FrontendKey, Scope, Tables, address_flags, frontend_flags};
+use crate::table::{
+    BackendKey, FrontendKey, Scope, Tables, address_flags, backend_state, frontend_flags,
+};
 use crate::wire;
 
 /// A packet from outside that looks like one in a tunnel. Ok: `work` says what to do with what is in it, once `overhead`
@@ -91,8 +93,13 @@ fn open<F: Family>(
     decision: &mut Decision<F>,
 ) -> Result<(), Aside> {
     backend.service = service(address, segment, tables).ok_or(Aside::NotOurs)?;
+    let listed = tables.backend(backend).ok_or(Reason::BadTunnel)?;
+    // Its node is further on.
+    if listed.flags & backend_state::LOCAL == 0 {
+        return Err(Aside::NotOurs);
+    }
     // An error about a flow that is not known cannot be translated.
-    if segment.is_error() || tables.backend(backend).is_none() {
+    if segment.is_error() {
         return Err(Reason::BadTunnel.into());
     }
     let key = &segment.key;

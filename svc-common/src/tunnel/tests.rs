@@ -2,12 +2,19 @@ use etherparse::{NetSlice, SlicedPacket};
 use proptest::prelude::*;
 use std::vec::Vec;
 
-use super::{Format, Outer, is_tunnelled, overhead, port};
+use super::{Format, Outer, arrive, is_tunnelled, overhead, port};
 use crate::family::{Port, V4, V6};
 use crate::packet::Packet;
+use crate::reason::{Aside, Reason};
+use crate::steer::Work;
+use crate::table::{
+    BackendKey, BackendState, Scope, UDP, address_flags, backend_state, node_flags,
+};
 use crate::testing::frames::udp;
-use crate::testing::{addr, node, outside, remote_pod};
+use crate::testing::{addr, both_families, cluster, external_ip, node, outside, remote_pod, serve};
 use crate::wire::ETH_LEN;
+
+both_families!(only_the_backends_own_node_takes_a_packet_out);
 
 /// A frame in a tunnel to `remote_pod(1)`.
 fn tunnelled<F: Outer>(format: Format, inner: &[u8], to: u16, hash: u32) -> Vec<u8> {
@@ -78,4 +85,43 @@ fn geneve_with_other_options_is_somebody_elses() {
             "byte {at}"
         );
     }
+}
+
+/// What a node makes of a packet in a tunnel, if it has the backend listed so.
+fn arrived<F: Outer>(listed: Option<u16>) -> Result<(), Aside> {
+    let mut tables = cluster::<F>();
+    tables.config.as_mut().unwrap().flags = node_flags::DSR_IPIP;
+    tables
+        .addresses
+        .insert(addr::<F>(node::<F>()), address_flags::PEER);
+    let frontend = (external_ip::<F>(1), 80);
+    serve(&mut tables, frontend, UDP, Scope::External, 0, &[]);
+    if let Some(flags) = listed {
+        let key = BackendKey {
+            service: 80,
+            addr: addr::<F>(remote_pod::<F>(1)),
+            port: Port::new(8_080),
+            _pad: 0,
+        };
+        let state = BackendState {
+            flags,
+            ..BackendState::default()
+        };
+        tables.backends.borrow_mut().insert(key, state);
+    }
+    let inner = udp(outside::<F>(1), frontend.0).build();
+    let mut frame = tunnelled::<F>(Format::Ipip, &inner, 8_080, 0);
+    let (packet, mut work, mut overhead) = (Packet::of(&mut frame), Work::EMPTY, 0);
+    arrive(&packet, ETH_LEN, &tables, &mut work, &mut overhead)?;
+    assert_eq!(work.decision.to.dst, addr::<F>(remote_pod::<F>(1)));
+    Ok(())
+}
+
+fn only_the_backends_own_node_takes_a_packet_out<F: Outer>() {
+    assert_eq!(arrived::<F>(Some(backend_state::LOCAL)), Ok(()));
+    // One on the way there passes it on, or the backend would answer past the node that knows the flow.
+    for elsewhere in [0, backend_state::REMOTE] {
+        assert_eq!(arrived::<F>(Some(elsewhere)), Err(Aside::NotOurs));
+    }
+    assert_eq!(arrived::<F>(None), Err(Reason::BadTunnel.into()));
 }

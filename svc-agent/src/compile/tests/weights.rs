@@ -119,6 +119,25 @@ fn every_listed_endpoint_is_told_with_its_state() {
 }
 
 #[test]
+fn of_every_listed_endpoint_it_is_told_whether_a_node_runs_it() {
+    let nowhere = cluster::Endpoint {
+        node: None,
+        ..endpoint(3, "", State::Ready)
+    };
+    let states = vec![
+        endpoint(1, "here", State::Ready),
+        endpoint(2, "there", State::Gone),
+        nowhere,
+    ];
+    let (service, _) = compiled(service(), states);
+    let places = [1, 2, 3].map(|n| {
+        let l = listed(&service, n);
+        (l.local, l.remote)
+    });
+    assert_eq!(places, [(true, false), (false, true), (false, false)]);
+}
+
+#[test]
 fn one_that_is_published_although_not_ready_serves() {
     let published = cluster::Endpoint {
         serving: false,

@@ -39,7 +39,9 @@ pub(super) fn backends<F: Family>(
         let state = BackendState {
             flags: bit(listed.serving, backend_state::SERVING)
                 | bit(listed.in_cluster_set, backend_state::IN_CLUSTER_SET)
-                | bit(listed.in_local_set, backend_state::IN_LOCAL_SET),
+                | bit(listed.in_local_set, backend_state::IN_LOCAL_SET)
+                | bit(listed.local, backend_state::LOCAL)
+                | bit(listed.remote, backend_state::REMOTE),
             weight: listed.weight,
             ..BackendState::default()
         };

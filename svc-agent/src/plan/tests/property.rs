@@ -86,6 +86,8 @@ fn port() -> impl Strategy<Value = (u8, Protocol, Port)> {
                     serving,
                     in_cluster_set: serving && in_set,
                     in_local_set: false,
+                    local: false,
+                    remote: false,
                     weight: 0,
                 };
                 ((ip(v6, 100 + e), 8080), listed)

@@ -47,7 +47,7 @@ fn replaced<F: Family>(tables: &mut Memory<F>, listed: Option<u16>, second_serve
 }
 
 /// Writes BACKENDS as the agent does, and ends the epoch.
-fn list<F: Family>(tables: &Memory<F>, all: &[(Endpoint, u16)]) {
+pub(super) fn list<F: Family>(tables: &Memory<F>, all: &[(Endpoint, u16)]) {
     let mut backends = tables.backends.borrow_mut();
     backends.clear();
     for service in [80, 30_080] {
