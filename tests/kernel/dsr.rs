@@ -53,10 +53,20 @@ fn pair<F: Keyed>(network: &crate::network::Network, flag: u32) -> Pair<F> {
 
 /// `inner` as a node (0, `node`) sends it to the pod (1, 2).
 fn tunnelled<F: Keyed>(format: Format, node: u8, port: u16, inner: &[u8]) -> Vec<u8> {
+    tunnelled_to::<F>((1, 2), format, node, port, inner)
+}
+
+fn tunnelled_to<F: Keyed>(
+    pod: (u8, u8),
+    format: Format,
+    node: u8,
+    port: u16,
+    inner: &[u8],
+) -> Vec<u8> {
     let overhead = format.overhead::<F>();
     let mut frame = inner.to_vec();
     frame.splice(ETH_LEN..ETH_LEN, std::iter::repeat_n(0, overhead));
-    let (src, dst) = (addr::<F>(0, node), addr::<F>(1, 2));
+    let (src, dst) = (addr::<F>(0, node), addr::<F>(pod.0, pod.1));
     let len = (inner.len() - ETH_LEN) as u16;
     let packet = Packet::of(&mut frame);
     format
@@ -191,6 +201,10 @@ fn others<F: Keyed>(pair: &mut Pair<F>, format: Format) {
             let passed = pair.run(NodeIngress, &frame);
             assert_eq!((passed.action, passed.frame), (NEXT, frame));
         }
+        // Another node's pod: the packet is only on its way there.
+        let frame = tunnelled_to::<F>((2, 2), format, 2, 8_080, &inner);
+        let passed = pair.run(NodeIngress, &frame);
+        assert_eq!((passed.action, passed.frame), (NEXT, frame));
         for (_, inner) in hostile::<F>(&request) {
             let frame = tunnelled::<F>(format, 2, 8_080, &inner);
             pair.run(NodeIngress, &frame);
