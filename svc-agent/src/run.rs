@@ -2,11 +2,11 @@
 
 mod bound;
 mod facts;
+mod pace;
 mod recount;
 mod start;
 mod sysctls;
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -25,20 +25,19 @@ use crate::desired::{Refusal, ServiceName};
 use crate::health::{Health, NodePortChecks};
 use crate::node::{Devices, Selection, Watch};
 use crate::notices::{Notices, Regarding};
-use crate::plan::{Generation, Planner};
+use crate::plan::Planner;
 use crate::reconcile::Reconciler;
 use crate::refusals::Refusals;
 use crate::rivals;
 use crate::sockets::Sweeper;
 use crate::source;
+use pace::Pace;
 use recount::Recount;
 
 pub use start::cgroup_root;
 
 /// Events that come together are planned together.
 const COALESCE: Duration = Duration::from_millis(3);
-/// No packet still reads a run of slots that was given up so long ago: a program runs for microseconds.
-const GRACE: Duration = Duration::from_millis(100);
 /// How often the connections of least-connections Services are counted anew.
 const RECOUNT: Duration = Duration::from_secs(10);
 /// After a failed write.
@@ -140,10 +139,9 @@ struct Agent<'a> {
     sockets: Sweeper,
     netlink: Watch,
     devices: Devices,
-    /// What each batch gave up, free to be used again from then on.
-    leaving: VecDeque<(Instant, Generation)>,
-    /// When a failed write is to be repeated.
-    retry: Option<Instant>,
+    pace: Pace,
+    /// Sockets may have lost their backends in a write that failed half-way.
+    sweep: bool,
     /// When what could not be attached is to be tried again.
     reattach: Option<Instant>,
     /// The node's addresses that devices were judged by.
@@ -191,8 +189,8 @@ impl<'a> Agent<'a> {
             sockets,
             netlink,
             devices,
-            leaving: VecDeque::new(),
-            retry: None,
+            pace: Pace::default(),
+            sweep: false,
             reattach: None,
             attached_for: Vec::new(),
             synced: false,
@@ -210,13 +208,12 @@ impl<'a> Agent<'a> {
 
     /// When there is something to do by itself.
     fn due(&self) -> Option<Instant> {
-        let free = self.leaving.front().map(|(when, _)| *when);
-        self.retry
+        self.pace
+            .due()
             .into_iter()
             .chain(self.reattach)
             .chain(self.recount.due())
             .chain(self.health_checks.due())
-            .chain(free)
             .min()
     }
 
@@ -231,13 +228,11 @@ impl<'a> Agent<'a> {
     /// Brings the maps to what is wanted.
     fn settle(&mut self) {
         let now = Instant::now();
-        match self.retry {
-            Some(when) if when > now => return,
-            Some(_) => self.start_over(),
-            None => (),
+        if self.pace.has_failed() && (self.pace.must_wait(now) || !self.start_over()) {
+            return;
         }
-        while let Some((_, generation)) = self.leaving.pop_front_if(|(when, _)| *when <= now) {
-            self.reconciler.planner.release(generation);
+        while let Some(batch) = self.pace.next_free(now) {
+            self.reconciler.planner.release(batch);
         }
         // The Node object may have come, or changed.
         if self.node_ips() != self.attached_for {
@@ -259,15 +254,13 @@ impl<'a> Agent<'a> {
                 return self.fail();
             }
             tracing::debug!("wrote {entries} map entries in {:?}", start.elapsed());
-            if round.changes.v4.stale || round.changes.v6.stale {
-                self.sockets.wake();
-            }
-            self.leaving.push_back((
-                Instant::now() + GRACE,
-                self.reconciler.planner.close_generation(),
-            ));
+            let batch = self.reconciler.planner.close_generation();
+            self.pace.wrote(batch, Instant::now());
         }
-        let complete = self.retry.is_none() && (self.synced || self.reattach.is_none());
+        if std::mem::take(&mut self.sweep) || round.changes.v4.stale || round.changes.v6.stale {
+            self.sockets.wake();
+        }
+        let complete = self.synced || self.reattach.is_none();
         if self.reconciler.cluster.synced() && complete {
             if !self.synced {
                 self.synced = true;
@@ -293,7 +286,7 @@ impl<'a> Agent<'a> {
             return;
         };
         // While a write is to be repeated nobody knows what is in the maps.
-        if self.retry.is_none() {
+        if !self.pace.has_failed() {
             let connections = connections.per_backend(&self.reconciler.planner);
             if let Err(error) = self.dataplane.set_connections(&connections) {
                 tracing::warn!("{error}");
@@ -323,21 +316,23 @@ impl<'a> Agent<'a> {
     }
 
     fn fail(&mut self) {
-        self.retry = Some(Instant::now() + RETRY);
+        self.pace.failed(Instant::now());
+        self.sweep = true;
         self.health.failed();
     }
 
-    /// After a failed write nobody knows what is in the maps but the maps.
-    fn start_over(&mut self) {
+    /// After a failed write nobody knows what is in the maps but the maps. False: they cannot be read.
+    fn start_over(&mut self) -> bool {
         match planner(&mut self.dataplane) {
             Ok(planner) => {
-                self.retry = None;
-                self.leaving.clear();
+                self.pace.recovered();
                 self.reconciler.restart(planner);
+                true
             }
             Err(error) => {
-                tracing::error!("{error:#}");
+                tracing::error!("{error:#}; trying again in {} s", RETRY.as_secs());
                 self.fail();
+                false
             }
         }
     }

@@ -1,0 +1,90 @@
+//! When a failed write is repeated, and when what a batch gave up may be used again.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::RETRY;
+use crate::plan::Generation;
+
+/// No packet still reads a run of slots that was given up so long ago: a program runs for microseconds.
+const GRACE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    leaving: VecDeque<(Instant, Generation)>,
+    retry: Option<Instant>,
+}
+
+impl Pace {
+    /// When there is something to do by itself.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.retry.or(self.leaving.front().map(|(when, _)| *when))
+    }
+
+    /// Whether a write has failed, and was not made up for yet.
+    pub(super) fn has_failed(&self) -> bool {
+        self.retry.is_some()
+    }
+
+    /// Whether it is too early to make up for it.
+    pub(super) fn must_wait(&self, now: Instant) -> bool {
+        self.retry.is_some_and(|when| when > now)
+    }
+
+    /// A write has failed: what was given up is found out again with all the rest.
+    pub(super) fn failed(&mut self, now: Instant) {
+        self.leaving.clear();
+        self.retry = Some(now + RETRY);
+    }
+
+    /// The maps were read anew.
+    pub(super) fn recovered(&mut self) {
+        self.retry = None;
+    }
+
+    /// A batch was written.
+    pub(super) fn wrote(&mut self, batch: Generation, now: Instant) {
+        self.leaving.push_back((now + GRACE, batch));
+    }
+
+    /// A batch whose grace is over, each once.
+    pub(super) fn next_free(&mut self, now: Instant) -> Option<Generation> {
+        let (_, batch) = self.leaving.pop_front_if(|(when, _)| *when <= now)?;
+        Some(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Capacities, Planner};
+
+    #[test]
+    fn a_batch_is_free_after_its_grace_and_once() {
+        let mut planner = Planner::empty(Capacities::default());
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let batch = planner.close_generation();
+        pace.wrote(batch, now);
+        assert_eq!(pace.due(), Some(now + GRACE));
+        assert_eq!(pace.next_free(now), None);
+        assert_eq!(pace.next_free(now + GRACE), Some(batch));
+        assert_eq!((pace.next_free(now + GRACE), pace.due()), (None, None));
+    }
+
+    #[test]
+    fn while_a_failed_write_waits_nothing_else_is_due() {
+        let mut planner = Planner::empty(Capacities::default());
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.wrote(planner.close_generation(), now);
+        pace.failed(now);
+        let later = now + GRACE * 2;
+        assert!(pace.has_failed() && pace.must_wait(later));
+        assert!(
+            pace.due().is_some_and(|when| when > later),
+            "or the agent would turn round and round until then"
+        );
+        assert!(!pace.must_wait(now + RETRY));
+        pace.recovered();
+        assert!(!pace.has_failed() && pace.due().is_none());
+    }
+}
