@@ -1,7 +1,8 @@
 //! Sockets that are connected to a backend which no longer serves (D7 for `--socket-lb all`): no packet of theirs is
 //! ever seen by the packet path, so they are aborted, and the application connects anew.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,11 @@ const COOKIE: usize = 40;
 /// `1 << TCP_ESTABLISHED`, which a connected UDP socket is, too.
 const CONNECTED: u32 = 1 << 1;
 
+/// The namespace that the thread is in, before it wanders.
+const HOME: &str = "/proc/thread-self/ns/net";
+/// Where container runtimes and `ip netns` keep network namespaces, for those that do not see the host's processes.
+const NAMED: &str = "/run/netns";
+
 /// The thread that looks for such sockets. It wanders through network namespaces, so it is nobody else's.
 pub struct Sweeper {
     wake: SyncSender<()>,
@@ -51,55 +57,92 @@ impl Sweeper {
 }
 
 fn run(root: &Path, woken: &Receiver<()>) {
+    let mut said = BTreeSet::new();
     while woken.recv().is_ok() {
-        match sweep(root) {
+        let mut trouble = BTreeSet::new();
+        match sweep(root, &mut trouble) {
             Ok(0) => (),
             Ok(n) => tracing::info!("aborted {n} UDP sockets whose backend no longer serves"),
-            Err(error) => tracing::warn!("looking for sockets of gone backends: {error}"),
+            Err(error) => {
+                trouble.insert(format!("looking for sockets of gone backends: {error}"));
+            }
         }
+        // What the kernel or the rights forbid they forbid every time, and in every namespace.
+        for line in trouble.difference(&said) {
+            tracing::warn!("{line}");
+        }
+        said = trouble;
     }
 }
 
 /// Aborts the sockets in question, wherever they are. Returns how many.
-fn sweep(root: &Path) -> Result<usize, Error> {
+fn sweep(root: &Path, trouble: &mut BTreeSet<String>) -> Result<usize, Error> {
     let deserted = Pinned::open(root)?.deserted_sockets()?;
     if deserted.is_empty() {
         return Ok(0);
     }
-    let mut aborted = 0;
-    for namespace in namespaces() {
-        if let Err(error) = setns(&namespace, CloneFlags::CLONE_NEWNET) {
-            tracing::warn!("entering a network namespace to abort sockets: {error}");
+    let home = match File::open(HOME) {
+        Ok(home) => home,
+        Err(error) => {
+            trouble.insert(format!("{HOME} cannot be opened: {error}"));
+            return Ok(0);
+        }
+    };
+    let mut enter = |namespace: &File| {
+        let entered = setns(namespace, CloneFlags::CLONE_NEWNET);
+        entered.map_err(|error| {
+            trouble.insert(format!(
+                "entering network namespaces to abort UDP sockets: {error}"
+            ))
+        })
+    };
+    let (mut aborted, mut refused) = (0, BTreeSet::new());
+    for namespace in namespaces(&home) {
+        if enter(&namespace).is_err() {
             continue;
         }
         for family in [libc::AF_INET, libc::AF_INET6] {
             match abort(family, &deserted) {
                 Ok(n) => aborted += n,
-                // ENOENT: a kernel without UDP diagnostics.
-                Err(error) => tracing::warn!("listing UDP sockets: {error}"),
+                // ENOENT, EOPNOTSUPP: a kernel without UDP diagnostics, or without their power to destroy.
+                Err(error) => {
+                    refused.insert(format!("aborting UDP sockets: {error}"));
+                }
             }
         }
     }
+    // A pod's namespace lives for as long as a thread is in it.
+    let _ = enter(&home);
+    trouble.extend(refused);
     Ok(aborted)
 }
 
-/// Every network namespace that a process is in.
-fn namespaces() -> Vec<File> {
+/// Every network namespace that a process is in, as far as it can be seen from here, or that has a name.
+fn namespaces(home: &File) -> Vec<File> {
+    let processes = entries("/proc")
+        .filter(|path| path.join("ns").is_dir())
+        .map(|path| path.join("ns/net"));
+    // Of another file system than ours: a file that is no namespace, because it is not mounted here.
+    let file_system = home.metadata().map(|meta| meta.dev()).unwrap_or_default();
     let mut found = BTreeMap::new();
-    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    for pid in pids.filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit()) {
-        // A process that has just ended, or is a kernel thread's, has none.
-        let path = pid.path().join("ns/net");
+    for path in processes.chain(entries(NAMED)) {
+        // The process may have just ended, or not be ours to look at.
         let Ok(meta) = fs::metadata(&path) else {
             continue;
         };
-        if let std::collections::btree_map::Entry::Vacant(entry) = found.entry(meta.ino())
+        if meta.dev() == file_system
+            && let Entry::Vacant(entry) = found.entry(meta.ino())
             && let Ok(file) = File::open(&path)
         {
             entry.insert(file);
         }
     }
     found.into_values().collect()
+}
+
+fn entries(folder: &str) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path())
 }
 
 fn abort(family: i32, deserted: &Deserted) -> io::Result<usize> {

@@ -1,5 +1,7 @@
 //! Backends go while sockets stay (D6, D7, D8), and kube-proxy's connections live through the change (`--takeover`).
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -125,7 +127,22 @@ fn aborted(lab: &mut Lab) -> Result<()> {
             );
         }
         still(&mut staying)?;
+        at_home(lab)?;
         lab.restore()?;
+    }
+    Ok(())
+}
+
+/// A thread of the agent that stayed in a pod's network namespace would keep that alive.
+fn at_home(lab: &Lab) -> Result<()> {
+    for agent in &lab.agents {
+        let home = lab.topology.place(agent.node).namespace_file();
+        let home = fs::metadata(home)?.ino();
+        let tasks = format!("/proc/{}/task", agent.process.0.id());
+        for task in fs::read_dir(tasks)? {
+            let at = fs::metadata(task?.path().join("ns/net"))?.ino();
+            ensure!(at == home, "a thread of {} stays elsewhere", agent.node);
+        }
     }
     Ok(())
 }
