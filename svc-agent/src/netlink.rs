@@ -1,4 +1,4 @@
-//! Netlink for the two subsystems that rtnetlink does not speak: connection tracking and socket diagnostics.
+//! Netlink for what rtnetlink does not speak: connection tracking, nftables and socket diagnostics.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -109,4 +109,40 @@ pub fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..at + 4)?;
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+        let len = (HEADER + body.len()) as u32;
+        let mut bytes = len.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend(body);
+        bytes
+    }
+
+    #[test]
+    fn bodies_are_collected_until_the_end_is_said() {
+        let mut bodies = Vec::new();
+        let two = [message(0xa00, &[1; 4]), message(0xa00, &[2; 8])].concat();
+        assert!(!read(&two, &mut bodies).unwrap());
+        assert_eq!(bodies, [vec![1; 4], vec![2; 8]]);
+        assert!(read(&message(DONE, &[0; 4]), &mut bodies).unwrap());
+        assert!(read(&message(ERROR, &[0; 20]), &mut bodies).unwrap());
+    }
+
+    #[test]
+    fn a_datagram_that_is_cut_off_is_an_error_and_never_a_panic() {
+        let whole = [message(0xa00, &[1; 4]), message(0xa00, &[2; 8])].concat();
+        for len in 0..whole.len() {
+            let _ = read(&whole[..len], &mut Vec::new());
+        }
+        assert!(read(&whole[..18], &mut Vec::new()).is_err());
+        let refused = message(ERROR, &(-1_i32).to_ne_bytes());
+        let error = read(&refused, &mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    }
 }

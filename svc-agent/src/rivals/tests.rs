@@ -1,4 +1,3 @@
-use super::nftables::take_in;
 use super::*;
 use crate::node::Device;
 
@@ -12,19 +11,12 @@ fn attribute(kind: u16, text: &str) -> Vec<u8> {
     bytes
 }
 
-fn message(kind: u16, family: u8, attributes: &[Vec<u8>]) -> Vec<u8> {
-    let body = attributes.concat();
-    let mut bytes = Vec::new();
-    bytes.extend((20 + body.len() as u32).to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend([0; 10]);
-    bytes.extend([family, 0, 0, 0]);
-    bytes.extend(body);
-    bytes
+fn message(family: u8, attributes: &[Vec<u8>]) -> Vec<u8> {
+    [&[family, 0, 0, 0][..], &attributes.concat()].concat()
 }
 
 fn table(family: u8, name: &str) -> Vec<u8> {
-    message(10 << 8, family, &[attribute(1, name)])
+    message(family, &[attribute(1, name)])
 }
 
 fn chain(family: u8, table: &str, name: &str) -> Vec<u8> {
@@ -33,27 +25,26 @@ fn chain(family: u8, table: &str, name: &str) -> Vec<u8> {
         attribute(2, "handle8"),
         attribute(3, name),
     ];
-    message(10 << 8 | 3, family, &attributes)
+    message(family, &attributes)
 }
 
 #[test]
 fn tables_and_chains_of_kube_proxy_are_named_and_those_of_others_are_not() {
-    let mut ruleset = Ruleset::default();
-    let dump = [
+    let tables = [
         table(2, "kube-proxy"),
         table(10, "kube-proxy"),
         table(1, "firewalld"),
+    ];
+    let chains = [
         chain(2, "nat", "KUBE-SERVICES"),
         chain(2, "filter", "KUBE-SERVICES"),
         chain(2, "mangle", "KUBE-KUBELET-CANARY"),
         chain(10, "nat", "KUBE-NODEPORTS"),
-    ]
-    .concat();
-    assert!(!take_in(&dump, &mut ruleset).unwrap());
-    assert!(
-        take_in(&message(3, 0, &[]), &mut ruleset).unwrap(),
-        "the end of the dump"
-    );
+    ];
+    let ruleset = Ruleset {
+        tables: tables.iter().filter_map(|t| nftables::table(t)).collect(),
+        chains: chains.iter().filter_map(|c| nftables::chain(c)).collect(),
+    };
     let found = in_nftables(&ruleset);
     assert_eq!(found.len(), 2, "{found:?}");
     for part in [
@@ -73,15 +64,15 @@ fn tables_and_chains_of_kube_proxy_are_named_and_those_of_others_are_not() {
 }
 
 #[test]
-fn a_datagram_that_is_cut_off_is_an_error_and_never_a_panic() {
-    let whole = [table(2, "kube-proxy"), chain(2, "nat", "KUBE-SERVICES")].concat();
-    for length in 0..whole.len() {
-        let _ = take_in(&whole[..length], &mut Ruleset::default());
+fn a_message_that_is_cut_off_is_never_a_panic() {
+    for whole in [table(2, "kube-proxy"), chain(2, "nat", "KUBE-SERVICES")] {
+        for length in 0..whole.len() {
+            let _ = (
+                nftables::table(&whole[..length]),
+                nftables::chain(&whole[..length]),
+            );
+        }
     }
-    let mut refused = message(2, 0, &[]);
-    refused[16..20].copy_from_slice(&(-1i32).to_ne_bytes());
-    let error = take_in(&refused, &mut Ruleset::default()).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
 }
 
 #[test]

@@ -6,12 +6,14 @@ use aya::maps::MapError;
 use svc_common::family::{Family, Port};
 use svc_common::table::{Flow, FrontendKey, Scope, flow_flags, flow_state};
 
-use super::{FamilyMaps, Maps, failing, seconds_since_boot};
+use super::{FamilyMaps, Maps, failing, gone, seconds_since_boot};
 use crate::conntrack::Connection;
 use crate::dataplane::Error;
 
 /// `BPF_NOEXIST`: what is there already is ours, or was taken over before.
 const ONLY_NEW: u64 = 1;
+/// `BPF_EXIST`: what has gone meanwhile stays away.
+const ONLY_KNOWN: u64 = 2;
 
 fn flow<F: Family>(connection: &Connection, epoch: u16) -> Option<Flow<F>> {
     let mut state = 0;
@@ -90,8 +92,7 @@ where
                 });
             if let Some(frontend) = frontend {
                 flow.service = frontend.service;
-                self.flows
-                    .insert(key, flow, 0)
+                gone(self.flows.insert(key, flow, ONLY_KNOWN))
                     .map_err(failing("write", self.names.flows))?;
             }
         }
