@@ -74,7 +74,7 @@ pub struct Run {
     /// Address of this node; give it once per family [default: from the Node object, else of the default route's device].
     #[arg(long, value_name = "IP", action = ArgAction::Append)]
     pub node_ip: Vec<IpAddr>,
-    /// Outside devices [default: every device with a default route or a node address].
+    /// Outside devices [default: those with a default route, with an address of the node or of NodePorts, and tunnels].
     #[arg(long, value_name = "GLOB,…", value_delimiter = ',')]
     pub devices: Vec<Glob>,
     /// Host-side devices of pods [default: every veth or netkit device whose peer is in another network namespace].
@@ -117,23 +117,24 @@ pub struct Run {
     /// Refuse processes of the node that bind a port that is a NodePort; otherwise they are counted and warned about.
     #[arg(long)]
     pub protect_node_ports: bool,
-    /// Silence after which an established TCP connection is forgotten, by the kernel's connection tracking too [default
-    /// of 0: 120h, the kernel's, which is left as it is].
+    /// Silence after which an established TCP connection is forgotten. This and the next three, if given, are set for
+    /// the kernel's connection tracking too; 0: the kernel's default, here 120h, and nothing is set.
     #[arg(long, value_name = "DURATION", default_value = "0")]
     pub conntrack_tcp_timeout_established: Seconds,
-    /// Silence after which a TCP connection that one side has closed is forgotten [default of 0: 60s, the kernel's].
+    /// Silence after which a TCP connection that one side has closed is forgotten [0: 60s].
     #[arg(long, value_name = "DURATION", default_value = "0")]
     pub conntrack_tcp_timeout_close_wait: Seconds,
-    /// Silence after which a UDP or SCTP flow that nobody has answered is forgotten [default of 0: 30s, the kernel's].
+    /// Silence after which a UDP or SCTP flow that nobody has answered is forgotten [0: 30s].
     #[arg(long, value_name = "DURATION", default_value = "0")]
     pub conntrack_udp_timeout: Seconds,
-    /// The same for one that was answered [default of 0: 120s, the kernel's].
+    /// The same for one that was answered [0: 120s].
     #[arg(long, value_name = "DURATION", default_value = "0")]
     pub conntrack_udp_timeout_stream: Seconds,
-    /// Reset TCP connections whose backend is gone, instead of leaving them to their own timeouts.
+    /// Reset TCP connections whose backend no slice lists any more, instead of leaving them to their own timeouts.
     #[arg(long)]
     pub reset_gone_backends: bool,
-    /// Let connections that kube-proxy has established go on through it until they end.
+    /// Let connections that kube-proxy has established go on through it until they end: start with this while its rules
+    /// are there, and leave them there until then.
     #[arg(long)]
     pub takeover: bool,
     /// Where /healthz and /livez are served; empty: nowhere.
@@ -289,7 +290,8 @@ impl FromStr for NodePortAddresses {
                 .split(',')
                 .map(|range| range.trim().parse())
                 .collect::<Result<_, _>>()
-                .map(Self::In),
+                .map(Self::In)
+                .map_err(|why| format!("{why}, nor is it `primary`")),
         }
     }
 }

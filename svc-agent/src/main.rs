@@ -69,10 +69,10 @@ fn serve(options: &config::Run) -> anyhow::Result<()> {
 fn cleanup(options: &config::Cleanup) -> anyhow::Result<()> {
     check::must_be_root()?;
     let removed = dataplane::cleanup(&options.bpf_root)?;
-    println!(
-        "removed {} pins from {}",
-        removed.len(),
-        options.bpf_root.display()
-    );
+    let root = options.bpf_root.display();
+    match removed.len() {
+        0 => println!("nothing of svcplane is pinned at {root}"),
+        pins => println!("removed {pins} pins from {root}"),
+    }
     Ok(())
 }

@@ -15,10 +15,11 @@ use super::Cli;
 pub(super) fn parse_with(mut argv: Vec<OsString>, path: &Path) -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
     command.build();
+    // Without the usage of the command line, which is not what is wrong.
     let wrong = |what: String| {
-        Cli::command().error(
+        clap::Error::raw(
             ErrorKind::ValueValidation,
-            format!("{}: {what}", path.display()),
+            format!("{}: {what}\n", path.display()),
         )
     };
     let text = std::fs::read_to_string(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
@@ -32,9 +33,9 @@ pub(super) fn parse_with(mut argv: Vec<OsString>, path: &Path) -> Result<Cli, cl
         .try_get_matches_from(argv)
         .map_err(|e| match e.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => e,
-            kind => Cli::command().error(
+            kind => clap::Error::raw(
                 kind,
-                format!("{} or the command line: {}", path.display(), first_line(&e)),
+                format!("{} or the command line: {}\n", path.display(), what(&e)),
             ),
         })?;
     Cli::from_arg_matches(&matches)
@@ -98,8 +99,13 @@ fn text(name: &str, value: &Value) -> Result<String, String> {
     }
 }
 
-fn first_line(error: &clap::Error) -> String {
+/// What is wrong and which values are possible, without the usage.
+fn what(error: &clap::Error) -> String {
     let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    line.trim_start_matches("error: ").to_owned()
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    lines.join(" ").trim_start_matches("error: ").to_owned()
 }

@@ -86,24 +86,25 @@ impl Agent<'_> {
         let before = errors.len();
         errors.retain(|error| !is_gone(error));
         self.attached_for = node_ips;
-        // XDP by `auto` is a bonus: tc does the work where a driver has none.
-        let missing = errors.iter().any(|error| {
-            self.options.xdp != Xdp::Auto
-                || !matches!(
-                    error,
-                    dataplane::Error::Attach {
-                        name: "node_xdp",
-                        ..
-                    }
-                )
-        });
+        let missing = errors.iter().any(|error| !self.is_bonus(error));
         self.reattach = (missing || errors.len() < before).then(|| Instant::now() + RETRY);
         let object = "device hooks".to_owned();
         let refusals = errors
             .iter()
-            .map(|error| Refusal::new(Fault::NotAttached, object.clone(), error.to_string()));
+            .map(|error| match self.is_bonus(error) {
+                true => format!("{error}; tcx does its work there"),
+                false => error.to_string(),
+            })
+            .map(|why| Refusal::new(Fault::NotAttached, object.clone(), why))
+            .collect::<Vec<_>>();
         let new = self.refusals.update(&object, refusals);
         self.notices.refused(None, &new);
+    }
+
+    /// XDP by `auto`: tc does the work where a driver has none.
+    fn is_bonus(&self, error: &dataplane::Error) -> bool {
+        let of_xdp = matches!(error, dataplane::Error::Attach { name, .. } if *name == "node_xdp");
+        of_xdp && self.options.xdp == Xdp::Auto
     }
 
     fn node_port_addresses(&self, node_ips: &[IpAddr]) -> Vec<IpAddr> {

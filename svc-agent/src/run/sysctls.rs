@@ -2,6 +2,7 @@
 //! connections are tracked there. What is not given is left as it is.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::config::Run;
@@ -29,8 +30,15 @@ pub(super) fn set(options: &Run) {
         if let Some(seconds) = seconds.0
             && let Err(error) = write(&options.procfs.join(FOLDER).join(name), seconds)
         {
+            let help = match error.kind() {
+                ErrorKind::InvalidInput => "give less: the kernel cannot count so long",
+                ErrorKind::NotFound => {
+                    "the kernel tracks no connections here, or --procfs is not the host's"
+                }
+                _ => "give --procfs one that can be written",
+            };
             tracing::warn!(
-                "cannot set net.netfilter.{name} to {seconds}: {error}; give --procfs a writable one (svc-agent's own flows live as long all the same)"
+                "cannot set net.netfilter.{name} to {seconds}: {error}; {help} (svc-agent's own flows live that long all the same)"
             );
         }
     }

@@ -23,6 +23,8 @@ const BURST: u32 = 25;
 const ONE_MORE_EVERY: Duration = Duration::from_secs(10);
 /// events.k8s.io/v1 refuses longer ones.
 const NOTE_BYTES: usize = 1024;
+/// An object's name may have 253, and 17 are to follow.
+const NAME_BYTES: usize = 253 - 17;
 
 /// Writes Events until nobody has notices any more.
 pub(super) async fn record(client: Client, node_name: &str, mut notices: Receiver<Notice>) {
@@ -81,7 +83,11 @@ fn event(notice: &Notice, node_name: &str, now: jiff::Timestamp) -> Event {
     } = regarding;
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{name}.{:016x}", hash.finish())),
+            name: Some(format!(
+                "{}.{:016x}",
+                &name[..name.floor_char_boundary(NAME_BYTES)],
+                hash.finish()
+            )),
             namespace: Some(event_namespace.to_owned()),
             ..ObjectMeta::default()
         },
