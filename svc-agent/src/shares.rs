@@ -1,7 +1,7 @@
 //! Weights → how often each backend stands in a run (B13). Pure, and the same on every node.
 //!
 //! Weights are divided by what they have in common: 100 and 50 are two slots and one. A run stays within
-//! [`most`] slots; larger ones are rounded to that, and every backend keeps at least one slot.
+//! `most` slots; larger ones are rounded to that, and every backend keeps at least one slot.
 
 /// How many slots a weighted run of so many backends has at most, but for rounding.
 fn most(backends: usize) -> u64 {

@@ -156,7 +156,6 @@ pub(crate) fn allow<F: Family>(
     tables.ranges.insert((source, bits - wild));
 }
 
-#[expect(clippy::too_many_arguments, reason = "what a frontend has")]
 fn serve<F: Family>(
     tables: &mut Memory<F>,
     vip: (u8, u8),

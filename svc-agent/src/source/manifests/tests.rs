@@ -354,5 +354,5 @@ fn the_examples_are_understood_and_every_service_with_pods_has_two_of_each_famil
         );
         backed += 1;
     }
-    assert_eq!((backed, objects.nodes.len()), (9, 2));
+    assert_eq!((backed, objects.nodes.len()), (10, 2));
 }
