@@ -117,27 +117,42 @@ impl Reset {
     }
 }
 
-/// An ICMP error from the segment's destination to its source, with the least that must be quoted: IP header and
-/// eight bytes.
-pub struct IcmpError;
+/// An ICMP error from the segment's destination to its source, with the least that must be quoted: what is in front of
+/// the transport header, and eight bytes of that.
+#[derive(Clone, Copy)]
+pub struct IcmpError {
+    /// Whether there are eight bytes between the plain IP header and that of the transport: IPv6's fragment header, or
+    /// options.
+    long: bool,
+}
 
 impl IcmpError {
-    /// Bytes behind the IP header.
-    pub const fn len<F: Family>() -> usize {
-        icmp::LEN + F::LEN + 8
+    /// None: errors and later fragments must not be answered (RFC 1122 §3.2.2, RFC 4443 §2.4). A packet with more options
+    /// is not either.
+    #[inline(always)]
+    pub fn to<F: Family>(l3: usize, segment: &Segment<F>) -> Option<Self> {
+        let long = segment.l4() == l3 + F::LEN + 8;
+        let fits = long || segment.l4() == l3 + F::LEN;
+        (fits && !segment.is_error() && segment.has_ports()).then_some(Self { long })
     }
 
-    /// Errors and later fragments must not be answered (RFC 1122 §3.2.2, RFC 4443 §2.4). A packet with options is not
-    /// either: the quote has no room for them and the ports.
+    /// Bytes of the packet that are quoted.
     #[inline(always)]
-    pub fn may_answer<F: Family>(l3: usize, segment: &Segment<F>) -> bool {
-        !segment.is_error() && segment.has_ports() && segment.l4() == l3 + F::LEN
+    const fn quote<F: Family>(self) -> usize {
+        if self.long { F::LEN + 16 } else { F::LEN + 8 }
+    }
+
+    /// Bytes behind the IP header.
+    #[inline(always)]
+    pub const fn len<F: Family>(self) -> usize {
+        icmp::LEN + self.quote::<F>()
     }
 
     /// Writes the frame over the one that cannot go on, which has been cut or grown to the error's length. `mtu` in
     /// host order, 0 unless it is the trouble.
     #[inline(always)]
     pub fn write<F: Family>(
+        self,
         packet: &Packet,
         l3: usize,
         key: &FlowKey<F>,
@@ -147,14 +162,14 @@ impl IcmpError {
         let l4 = l3 + F::LEN;
         // The quote moves up word by word, the last one first: the stack has no room for it.
         let mut covered = 0u32;
-        let mut i = (F::LEN + 8) / 2;
+        let mut i = self.quote::<F>() / 2;
         while i > 0 {
             i -= 1;
             let word: u16 = packet.get(l3 + 2 * i)?;
             packet.set(l4 + icmp::LEN + 2 * i, word)?;
             covered += word as u32;
         }
-        let len = Self::len::<F>() as u16;
+        let len = self.len::<F>() as u16;
         write_headers(packet, l3, key, F::ICMP, len)?;
         let (type_code, mtu) = (F::unreachable(what), mtu.to_be());
         covered += type_code as u32 + mtu as u32;

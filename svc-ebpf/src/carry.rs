@@ -234,12 +234,12 @@ pub fn report<F: Family>(
     what: Unreachable,
     mtu: u16,
 ) -> i32 {
-    if !IcmpError::may_answer(ETH_LEN, segment) {
+    let Some(error) = IcmpError::to(ETH_LEN, segment) else {
         return SHOT;
-    }
+    };
     let written = skb
-        .resize(ETH_LEN + F::LEN + IcmpError::len::<F>())
-        .and_then(|()| IcmpError::write(&skb.packet(), ETH_LEN, &segment.key, what, mtu));
+        .resize(ETH_LEN + F::LEN + error.len::<F>())
+        .and_then(|()| error.write(&skb.packet(), ETH_LEN, &segment.key, what, mtu));
     answer(skb, way, written)
 }
 

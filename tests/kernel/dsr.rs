@@ -137,6 +137,8 @@ fn into_tunnel<F: Keyed>(pair: &mut Pair<F>, format: Format) {
         let big = request.clone().payload(&vec![1; fits + 1]);
         let report = pair.expect(NodeIngress, &big, REDIRECT);
         assert_eq!(ends::<F>(&report), (request.dst, request.src));
+        let first = pair.expect(NodeIngress, &big.fragment(1, 0, true), REDIRECT);
+        assert_eq!(ends::<F>(&first), (request.dst, request.src));
         let mtu = &report[ETH_LEN + F::LEN + 6..][..2];
         assert_eq!(mtu, (1_500 - overhead as u16).to_be_bytes());
     }

@@ -284,14 +284,14 @@ fn reset<F: Family>(segment: &Segment<F>, verdict: &mut Verdict) {
 }
 
 fn report<F: Family>(segment: &Segment<F>, what: Unreachable, mtu: u16, verdict: &mut Verdict) {
-    if !IcmpError::may_answer(ETH_LEN, segment) {
+    let Some(error) = IcmpError::to(ETH_LEN, segment) else {
         return;
-    }
-    verdict
-        .frame
-        .resize(ETH_LEN + F::LEN + IcmpError::len::<F>(), 0);
+    };
+    verdict.frame.resize(ETH_LEN + F::LEN + error.len::<F>(), 0);
     let packet = Packet::of(&mut verdict.frame);
-    IcmpError::write::<F>(&packet, ETH_LEN, &segment.key, what, mtu).expect("it has room");
+    error
+        .write::<F>(&packet, ETH_LEN, &segment.key, what, mtu)
+        .expect("it has room");
     verdict.action = REDIRECT;
 }
 

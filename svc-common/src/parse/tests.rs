@@ -225,8 +225,8 @@ fn refuse<F: Family>(packet: &Packet, segment: &super::Segment<F>) {
     if let Some(reset) = Reset::to(packet, ETH_LEN, segment) {
         let _ = reset.write::<F>(packet, ETH_LEN, &segment.key, Checksum::Complete);
     }
-    if IcmpError::may_answer(ETH_LEN, segment) {
-        let _ = IcmpError::write::<F>(packet, ETH_LEN, &segment.key, Unreachable::Port, 0);
+    if let Some(error) = IcmpError::to(ETH_LEN, segment) {
+        let _ = error.write::<F>(packet, ETH_LEN, &segment.key, Unreachable::Port, 0);
     }
 }
 

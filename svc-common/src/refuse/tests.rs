@@ -16,6 +16,7 @@ both_families!(
     an_icmp_error_quotes_the_refused_packet,
     what_must_not_be_answered_is_not,
     a_partial_checksum_holds_the_pseudo_header,
+    an_icmp_error_quotes_the_ports_behind_a_longer_header,
     too_big_tells_the_mtu,
 );
 
@@ -40,11 +41,9 @@ fn report<F: Family>(frame: &Frame, what: Unreachable, mtu: u16) -> Option<Vec<u
     let mut bytes = frame.build();
     let packet = Packet::of(&mut bytes);
     let read = parsed::<F>(&packet);
-    if !IcmpError::may_answer(ETH_LEN, &read) {
-        return None;
-    }
-    bytes.resize(ETH_LEN + F::LEN + IcmpError::len::<F>(), 0);
-    IcmpError::write::<F>(&Packet::of(&mut bytes), ETH_LEN, &read.key, what, mtu)?;
+    let error = IcmpError::to(ETH_LEN, &read)?;
+    bytes.resize(ETH_LEN + F::LEN + error.len::<F>(), 0);
+    error.write::<F>(&Packet::of(&mut bytes), ETH_LEN, &read.key, what, mtu)?;
     Some(bytes)
 }
 
@@ -116,6 +115,16 @@ fn an_icmp_error_quotes_the_refused_packet<F: Family>() {
     }
 }
 
+fn an_icmp_error_quotes_the_ports_behind_a_longer_header<F: Family>() {
+    let plain = udp(pod::<F>(1), cluster_ip::<F>(1)).payload(&[9; 100]);
+    let (first, options) = (plain.clone().fragment(1, 0, true), plain.options(2));
+    let longer = if F::VERSION == 4 { &options } else { &first };
+    let answer = report::<F>(longer, Unreachable::TooBig, 1_400).expect("an answer");
+    let seen = read(&answer);
+    assert_eq!((seen.src.0, seen.dst.0), (cluster_ip::<F>(1), pod::<F>(1)));
+    assert_eq!(quote(&answer), longer.packet()[..F::LEN + 16]);
+}
+
 fn too_big_tells_the_mtu<F: Family>() {
     let answer = report::<F>(
         &udp(pod::<F>(1), cluster_ip::<F>(1)),
@@ -140,12 +149,12 @@ fn what_must_not_be_answered_is_not<F: Family>() {
     );
     let error = icmp_error(from, cluster_ip::<F>(1), &udp(cluster_ip::<F>(1), from));
     assert_eq!(report::<F>(&error, Unreachable::Port, 0), None);
-    // With a header that is longer than the plain one, what fits the answer would not hold the ports.
+    // With headers of any length, what fits the answer would not hold the ports.
     let long = udp(from, cluster_ip::<F>(1));
     let long = if F::VERSION == 4 {
-        long.options(2)
+        long.options(3)
     } else {
-        long.fragment(1, 0, true)
+        long.extension(60, 1)
     };
     assert_eq!(report::<F>(&long, Unreachable::Port, 0), None);
 }
