@@ -44,9 +44,11 @@ fn of_family<F: Family>(
     now: u32,
     config: &NodeConfig,
 ) -> BTreeMap<BackendKey<F>, u64> {
+    // A walk begins again when the entry that it stood at goes: it may tell of one twice.
+    let mut seen = BTreeSet::new();
     let mut counts = BTreeMap::new();
     for (key, flow) in entries {
-        if flow.is_counted(key.proto, now, config) {
+        if flow.is_counted(key.proto, now, config) && seen.insert(*key) {
             let backend = BackendKey {
                 service: flow.service,
                 addr: flow.backend,
@@ -124,6 +126,7 @@ mod tests {
         let now = config.tcp_established + 1000;
         let v4 = vec![
             entry(1, COUNTED, flow_state::ESTABLISHED, now - 5),
+            entry(2, COUNTED, 0, now),
             entry(2, COUNTED, 0, now),
             entry(2, COUNTED | flow_flags::REPLY, 0, now),
             entry(

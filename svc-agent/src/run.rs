@@ -7,9 +7,7 @@ mod recount;
 mod start;
 mod sysctls;
 
-use std::future::Future;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,7 +50,7 @@ pub async fn run(options: &Run) -> Result<()> {
         .context("reading the host's name; give --hostname-override")?;
     let (events, mut inbox) = mpsc::channel(source::QUEUE);
     // Before anything is loaded: without a source there is nothing to serve.
-    let (mut source, notices) = start_source(options, node_name.clone(), events).await?;
+    let (mut source, notices) = start::source(options, node_name.clone(), events).await?;
     let mut agent = Agent::start(options, node_name, notices).await?;
     loop {
         let due = agent.due();
@@ -90,40 +88,6 @@ async fn sleep_until(when: Option<Instant>) {
     if let Some(when) = when {
         tokio::time::sleep_until(when.into()).await;
     }
-}
-
-type Source = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
-
-async fn start_source(
-    options: &Run,
-    node_name: String,
-    events: mpsc::Sender<Event>,
-) -> Result<(Source, Notices)> {
-    if let Some(dir) = options.manifests.clone() {
-        std::fs::read_dir(&dir)
-            .with_context(|| format!("--manifests {} cannot be read", dir.display()))?;
-        tracing::info!("serving the Services of {}", dir.display());
-        let source = async move { Ok(source::manifests::run(&dir, events).await?) };
-        return Ok((Box::pin(source), Notices::default()));
-    }
-    let client = source::kube::client(options.kubeconfig.as_deref()).await?;
-    let (notices, queue) = Notices::new();
-    let theirs = notices.clone();
-    let nodes = match options.dsr {
-        Dsr::Off => source::kube::Nodes::Named(node_name.clone()),
-        Dsr::Ipip | Dsr::Geneve => source::kube::Nodes::All,
-    };
-    let source = async move {
-        let record = source::kube::record(client.clone(), &node_name, queue);
-        let watch = source::kube::run(client.clone(), nodes, events, &theirs);
-        // The watches end when the agent does.
-        tokio::select! {
-            () = watch => (),
-            () = record => (),
-        }
-        Ok(())
-    };
-    Ok((Box::pin(source), notices))
 }
 
 /// The one writer.

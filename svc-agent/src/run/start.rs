@@ -1,18 +1,58 @@
 //! From settings to what the kernel and the listeners are given at start.
 
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use svc_common::socket::Mode;
 use svc_common::table::{NodeConfig, node_flags};
+use tokio::sync::mpsc;
 
+use crate::cluster::Event;
 use crate::config::{Dsr, Run, SocketLb};
 use crate::conntrack;
 use crate::dataplane::{self, Dataplane, Pinned};
 use crate::health::{self, Health};
 use crate::node::SnatPorts;
 use crate::notices::Notices;
+use crate::source;
+
+pub(super) type Source = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// Where Services come from, and who makes Events of what is refused of them.
+pub(super) async fn source(
+    options: &Run,
+    node_name: String,
+    events: mpsc::Sender<Event>,
+) -> Result<(Source, Notices)> {
+    if let Some(dir) = options.manifests.clone() {
+        std::fs::read_dir(&dir)
+            .with_context(|| format!("--manifests {} cannot be read", dir.display()))?;
+        tracing::info!("serving the Services of {}", dir.display());
+        let source = async move { Ok(source::manifests::run(&dir, events).await?) };
+        return Ok((Box::pin(source), Notices::default()));
+    }
+    let client = source::kube::client(options.kubeconfig.as_deref()).await?;
+    let (notices, queue) = Notices::new();
+    let theirs = notices.clone();
+    let nodes = match options.dsr {
+        Dsr::Off => source::kube::Nodes::Named(node_name.clone()),
+        Dsr::Ipip | Dsr::Geneve => source::kube::Nodes::All,
+    };
+    let source = async move {
+        let record = source::kube::record(client.clone(), &node_name, queue);
+        let watch = source::kube::run(client.clone(), nodes, events, &theirs);
+        // The watches end when the agent does.
+        tokio::select! {
+            () = watch => (),
+            () = record => (),
+        }
+        Ok(())
+    };
+    Ok((Box::pin(source), notices))
+}
 
 pub(super) fn node_config(options: &Run) -> Result<NodeConfig> {
     let ports = SnatPorts::read();
