@@ -234,19 +234,21 @@ pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>, Error> {
         return Ok(removed);
     }
     links::clsact::detach_all();
-    // Links first: no program may meet a map that is half gone.
-    for folder in [
-        root.join(VERSION).join("links"),
-        root.join(VERSION).join("maps"),
-    ] {
-        for path in links::entries(&folder)? {
-            fs::remove_file(&path).map_err(|cause| Error::Pin {
-                what: "remove",
-                path: path.clone(),
-                cause,
-            })?;
-            removed.push(path);
-        }
+    // Links first: when this returns no program of ours is met any more.
+    let folders = ["links", "maps"].map(|name| root.join(VERSION).join(name));
+    for path in links::entries(&folders[0])? {
+        links::remove(&path)?;
+        removed.push(path);
+    }
+    for path in links::entries(&folders[1])? {
+        fs::remove_file(&path).map_err(|cause| Error::Pin {
+            what: "remove",
+            path: path.clone(),
+            cause,
+        })?;
+        removed.push(path);
+    }
+    for folder in folders {
         remove_dir(&folder)?;
     }
     remove_dir(&root.join(VERSION))?;

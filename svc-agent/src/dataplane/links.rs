@@ -265,7 +265,13 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-fn remove(path: &Path) -> Result<(), Error> {
+/// Detaches a pinned link, and removes its pin. Without its pin alone a program would go on for a moment: the kernel
+/// frees links in the background.
+pub(super) fn remove(path: &Path) -> Result<(), Error> {
+    if let Ok(link) = sys::get_pinned(path) {
+        // Refused where the device or cgroup is gone already, and with it the program.
+        let _ = sys::link_detach(link.as_fd());
+    }
     match fs::remove_file(path) {
         Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(Error::Pin {
             what: "remove",

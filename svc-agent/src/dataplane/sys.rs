@@ -12,6 +12,7 @@ const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
+const LINK_DETACH: i32 = 34;
 
 /// Room of `union bpf_attr` that the commands here use; the kernel takes the rest as zero.
 type Attr = [u32; 16];
@@ -43,6 +44,13 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         program.as_raw_fd().cast_unsigned(),
     ]);
     bpf(LINK_UPDATE, &attr).map(drop)
+}
+
+/// Takes a link's program off its hook before it returns, which closing the link's last reference does not. Linux 5.9.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr: Attr = [0; 16];
+    attr[0] = link.as_raw_fd().cast_unsigned();
+    bpf(LINK_DETACH, &attr).map(drop)
 }
 
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
