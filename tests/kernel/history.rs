@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use svc_common::family::{V4, V6};
+use svc_common::family::{Addr, Port, V4, V6};
 use svc_common::memory::Memory;
-use svc_common::table::{FlowKey, SCTP, Source, TCP, UDP, backend_state, node_flags};
+use svc_common::table::{
+    BackendKey, BackendState, FlowKey, SCTP, Source, TCP, UDP, backend_state, flow_flags,
+    node_flags,
+};
 use svc_common::wire::ETH_LEN;
 
 use crate::cases::hostile;
@@ -138,6 +141,8 @@ fn settings_change<F: Keyed>(tables: &mut Memory<F>, random: &mut Random) {
         node_flags::CLUSTER_CIDR,
         node_flags::MASQUERADE_ALL,
         node_flags::EXTERNAL_CLUSTER_IP,
+        node_flags::TAKEOVER,
+        node_flags::RESET_GONE,
     ];
     let config = tables.config.as_mut().expect("configured");
     config.flags ^= random.pick(&flags);
@@ -151,10 +156,41 @@ fn settings_change<F: Keyed>(tables: &mut Memory<F>, random: &mut Random) {
     }
     for state in tables.backends.borrow_mut().values_mut() {
         if random.below(8) == 0 {
-            let set = [backend_state::IN_CLUSTER_SET, backend_state::IN_LOCAL_SET];
-            state.flags ^= random.pick(&set);
+            state.flags ^= random.pick(&[
+                backend_state::SERVING,
+                backend_state::IN_CLUSTER_SET,
+                backend_state::IN_LOCAL_SET,
+            ]);
             state.weight = random.pick(&[0, 1, 1, 1, 2]);
             state.connections = random.pick(&[0, 1, 2, u64::MAX]);
+        }
+    }
+    tables.epoch.set(tables.epoch.get().wrapping_add(1));
+    backends_go(tables, random);
+    // A takeover.
+    for flow in tables.flows.borrow_mut().values_mut() {
+        if random.below(8) == 0 {
+            flow.flags ^= flow_flags::FOREIGN;
+        }
+    }
+}
+
+/// Some backends are gone, or back; and Services begin or cease to serve.
+fn backends_go<F: Keyed>(tables: &Memory<F>, random: &mut Random) {
+    let mut backends = tables.backends.borrow_mut();
+    for flow in tables.flows.borrow().values() {
+        let (addr, port) = random.pick(&[
+            (flow.backend, flow.backend_port),
+            (F::Addr::UNSPECIFIED, Port(0)),
+        ]);
+        let key = BackendKey {
+            service: flow.service,
+            addr,
+            port,
+            _pad: 0,
+        };
+        if random.below(4) == 0 && backends.remove(&key).is_none() {
+            backends.insert(key, BackendState::default());
         }
     }
 }

@@ -119,6 +119,9 @@ impl Kernel {
         self.array::<NodeConfig>("CONFIG")
             .set(0, config, 0)
             .expect("in range");
+        self.array::<u32>("EPOCH")
+            .set(0, u32::from(tables.epoch.get()), 0)
+            .expect("in range");
         replace(self.flows::<F>(), &tables.flows.borrow());
         replace(self.affinities::<F>(), &tables.affinities.borrow());
         replace(self.backends::<F>(), &tables.backends.borrow());

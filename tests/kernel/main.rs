@@ -6,6 +6,7 @@ mod budget;
 mod cases;
 mod choice;
 mod dsr;
+mod ends;
 mod history;
 mod host;
 mod kernel;
