@@ -41,7 +41,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "connections_of_another_proxy_live_through_a_takeover",
-        settings: &["packets_only"],
+        settings: &["packets_only", "socket_tcp"],
         test: takeover,
     },
 ];

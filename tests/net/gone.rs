@@ -140,7 +140,7 @@ fn all_programs(lab: &Lab) -> Result<BTreeSet<u32>> {
         all.extend(programs(lab, node)?);
     }
     ensure!(
-        all.len() == 2 * 13,
+        all.len() == 2 * 17,
         "the agents hold {} programs",
         all.len()
     );
@@ -156,13 +156,6 @@ fn nothing_is_left(lab: &Lab, programs: &BTreeSet<u32>) -> Result<()> {
         let xdp = lab.tool(node, "ip -d link show eth0")?;
         ensure!(!xdp.contains("prog/xdp"), "{node}: {xdp}");
     }
-    // A program that is attached, pinned or open is loaded; the last one goes a moment after its last user.
-    eventually("no program is loaded", Duration::from_secs(3), || {
-        let loaded = aya::programs::loaded_programs()
-            .filter_map(Result::ok)
-            .map(|program| program.id());
-        Ok(!loaded.into_iter().any(|id| programs.contains(&id)))
-    })?;
     for way in Way::ALL {
         for (from, to) in [
             ("pod-d", way.cluster_ip(1)),
@@ -180,6 +173,13 @@ fn nothing_is_left(lab: &Lab, programs: &BTreeSet<u32>) -> Result<()> {
         }
         lab.answered_afresh("pod-d", way.protocol, way.direct(lab, "pod-a"), &["pod-a"])?;
     }
+    // A program that is attached, pinned or open is loaded; the last one goes a moment after its last user.
+    eventually("no program is loaded", Duration::from_secs(3), || {
+        let loaded = aya::programs::loaded_programs()
+            .filter_map(Result::ok)
+            .map(|program| program.id());
+        Ok(!loaded.into_iter().any(|id| programs.contains(&id)))
+    })?;
     Ok(())
 }
 
