@@ -144,7 +144,7 @@ impl IcmpError {
 
     /// Bytes behind the IP header.
     #[inline(always)]
-    pub const fn len<F: Family>(self) -> usize {
+    pub const fn size<F: Family>(self) -> usize {
         icmp::LEN + self.quote::<F>()
     }
 
@@ -169,7 +169,7 @@ impl IcmpError {
             packet.set(l4 + icmp::LEN + 2 * i, word)?;
             covered += word as u32;
         }
-        let len = self.len::<F>() as u16;
+        let len = self.size::<F>() as u16;
         write_headers(packet, l3, key, F::ICMP, len)?;
         let (type_code, mtu) = (F::unreachable(what), mtu.to_be());
         covered += type_code as u32 + mtu as u32;

