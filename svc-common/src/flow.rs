@@ -25,6 +25,22 @@ const PORT_TRIES: u32 = 8;
 const HARD_PRESSED: u32 = 6;
 
 impl<F: Family> Flow<F> {
+    /// Fills in a new flow: the client that sent `key` asks for `backend`. Left to the caller: the epoch, which is read
+    /// before the choice, the address that the backend will see, and the flags.
+    #[inline(always)]
+    pub fn begin(&mut self, key: &FlowKey<F>, backend: &BackendKey<F>, now: u32) {
+        self.seen = now;
+        self.service = backend.service;
+        self.client = key.src;
+        self.frontend = key.dst;
+        self.backend = backend.addr;
+        self.client_port = key.sport;
+        self.frontend_port = key.dport;
+        self.backend_port = backend.port;
+        self.nat_port = key.sport;
+        self.state = 0;
+    }
+
     /// The key of the half that packets from the client have.
     #[inline(always)]
     pub fn forward_key(&self, proto: u16) -> FlowKey<F> {

@@ -199,16 +199,7 @@ fn assign<F: Family>(
     if frontend.affinity != 0 {
         affinity::remember(frontend.service, &key.src, &backend, tables);
     }
-    flow.seen = tables.now();
-    flow.service = frontend.service;
-    flow.client = key.src;
-    flow.frontend = key.dst;
-    flow.backend = backend.addr;
-    flow.client_port = key.sport;
-    flow.frontend_port = key.dport;
-    flow.backend_port = backend.port;
-    flow.nat_port = key.sport;
-    flow.state = 0;
+    flow.begin(key, &backend.key(frontend.service), tables.now());
     if client == Client::Outside {
         tunnel(address, flow, tables);
     }

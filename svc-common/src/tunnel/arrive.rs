@@ -105,18 +105,9 @@ fn open<F: Family>(
     let key = &segment.key;
     let opened = tables.scratch(|flow| {
         flow.epoch = tables.epoch();
-        flow.seen = tables.now();
-        flow.service = backend.service;
-        flow.client = key.src;
-        flow.frontend = key.dst;
-        flow.backend = backend.addr;
+        flow.begin(key, backend, tables.now());
         flow.nat = key.src;
-        flow.client_port = key.sport;
-        flow.frontend_port = key.dport;
-        flow.backend_port = backend.port;
-        flow.nat_port = key.sport;
         flow.flags = 0;
-        flow.state = 0;
         flow::open(flow, key.proto, tables)?;
         flow.decide(decision);
         Ok(())
