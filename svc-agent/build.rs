@@ -31,14 +31,14 @@ fn build(workspace: &Path, out: &Path) -> Result<(), String> {
     let linker = ebpf::find_linker().ok_or(ebpf::MISSING_LINKER)?;
     let target_dir = out.join("ebpf");
     let status = compiler
-        .build(&linker, &target_dir)
+        .build("svc-ebpf", &linker, &target_dir)
         .current_dir(workspace)
         .status()
         .map_err(|error| format!("cannot start cargo for svc-ebpf: {error}"))?;
     if !status.success() {
         return Err("svc-ebpf does not build; its errors are above".into());
     }
-    let object = ebpf::Compiler::object(&target_dir);
+    let object = ebpf::Compiler::object("svc-ebpf", &target_dir);
     fs::copy(&object, out.join("svc-ebpf"))
         .map(drop)
         .map_err(|error| format!("cannot copy {}: {error}", object.display()))

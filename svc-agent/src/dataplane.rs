@@ -67,8 +67,8 @@ impl Dataplane {
         }
         check_layout(&maps)?;
         let mut loader = EbpfLoader::new();
-        for name in maps::PINNED {
-            loader.map_pin_path(name, maps.join(name));
+        for (name, path) in pins(root) {
+            loader.map_pin_path(name, path);
         }
         let mut ebpf = loader.load(OBJECT)?;
         links::load_programs(&mut ebpf)?;
@@ -182,6 +182,14 @@ impl Dataplane {
     ) -> Result<(), Error> {
         self.links.attach_sockets(&mut self.ebpf, cgroup)
     }
+}
+
+/// Every map that outlives the agent, and its pin below `root`.
+pub fn pins(root: &Path) -> impl Iterator<Item = (&'static str, PathBuf)> {
+    let folder = root.join(VERSION).join("maps");
+    maps::PINNED
+        .into_iter()
+        .map(move |name| (name, folder.join(name)))
 }
 
 /// The pinned maps, read without a running agent.

@@ -60,8 +60,8 @@ impl Compiler {
             })
     }
 
-    /// `cargo build` of svc-ebpf into `target_dir`, rid of what an outer cargo (or its clippy) leaves in the environment.
-    pub fn build(&self, linker: &Path, target_dir: &Path) -> Command {
+    /// `cargo build` of an object of svc-ebpf into `target_dir`, rid of what an outer cargo (or its clippy) leaves in the environment.
+    pub fn build(&self, object: &str, linker: &Path, target_dir: &Path) -> Command {
         let mut cargo = match self {
             Self::Rustup { toolchain } => {
                 let mut cargo = Command::new(toolchain.join("bin/cargo"));
@@ -111,6 +111,8 @@ impl Compiler {
             "--quiet",
             "--package",
             "svc-ebpf",
+            "--bin",
+            object,
             "--profile",
             "bpf",
             "--target",
@@ -124,8 +126,8 @@ impl Compiler {
     }
 
     /// Where `build` leaves the object.
-    pub fn object(target_dir: &Path) -> PathBuf {
-        target_dir.join(TARGET).join("bpf/svc-ebpf")
+    pub fn object(object: &str, target_dir: &Path) -> PathBuf {
+        target_dir.join(TARGET).join("bpf").join(object)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything one does with this workspace, each as one command.
 
 mod assets;
+mod bench;
 mod build;
 mod demo;
 mod e2e;
@@ -36,6 +37,8 @@ enum Verb {
     Enter(demo::EnterArgs),
     /// Runs upstream's end-to-end suite on a Kubernetes of several nodes, made of namespaces.
     E2e(e2e::E2eArgs),
+    /// Measures what packets, connections and changes cost, beside the peers.
+    Bench(bench::BenchArgs),
     /// Runs the tests, all layers or some.
     Test(layers::TestArgs),
     /// Serves until killed (what pods of the demo and of the tests run).
@@ -73,6 +76,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(args) => return demo::demo(&args),
         Verb::Enter(args) => demo::enter(&args)?,
         Verb::E2e(args) => return e2e::e2e(&args),
+        Verb::Bench(args) => return bench::bench(&args),
         Verb::Test(args) => return layers::test(&args),
         Verb::Serve(args) => traffic::serve(&args)?,
         Verb::Probe(args) => traffic::probe(&args)?,
