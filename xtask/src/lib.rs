@@ -4,5 +4,6 @@
 pub mod agents;
 pub mod ebpf;
 pub mod programs;
+pub mod signals;
 pub mod topology;
 pub mod traffic;

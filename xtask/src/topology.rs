@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
+use crate::signals;
+
 pub use enter::in_namespace;
 pub use remove::remove;
 
@@ -115,7 +117,8 @@ impl Topology {
             bpffs,
             kept: false,
         };
-        remove::on_signals(&topology.name)?;
+        let live = topology.name.clone();
+        signals::before_the_end(&topology.name, move || remove(&live))?;
         topology
             .make()
             .with_context(|| format!("cannot make the namespaces of {}", topology.name))?;
@@ -206,14 +209,14 @@ impl Topology {
     /// Leaves it standing when this value goes.
     pub fn keep(&mut self) {
         self.kept = true;
-        remove::forget(&self.name);
+        signals::forget(&self.name);
     }
 }
 
 impl Drop for Topology {
     fn drop(&mut self) {
         if !self.kept {
-            remove::forget(&self.name);
+            signals::forget(&self.name);
             remove(&self.name);
         }
     }

@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use xtask::signals;
 
 use super::{Cni, Lab, control, nodes, pki};
 use crate::setup::{run, step};
@@ -118,6 +119,8 @@ impl<'a> Cluster<'a> {
         let start = Instant::now();
         fs::create_dir_all(lab.state("")).context("cannot make the folder of the cluster")?;
         let cluster = Self { lab, kept: false };
+        let live = lab.clone();
+        signals::before_the_end(PREFIX, move || remove(&live))?;
         pki::make(lab)?;
         network(lab)?;
         control::start(lab)?;
@@ -132,6 +135,7 @@ impl<'a> Cluster<'a> {
 
     pub(super) fn keep(mut self, lab: &Lab) {
         self.kept = true;
+        signals::forget(PREFIX);
         println!(
             "the cluster stays:\n  kubectl:  nsenter --net=/run/netns/{} {} --kubeconfig {} get pods -A\n  a node:   nsenter -t $(cat {}) -n -m -u -p\n  client:   ip netns exec {} curl http://{}:NODEPORT\n  remove:   cargo xtask e2e --down",
             namespace("control"),
@@ -147,6 +151,7 @@ impl<'a> Cluster<'a> {
 impl Drop for Cluster<'_> {
     fn drop(&mut self) {
         if !self.kept {
+            signals::forget(PREFIX);
             remove(self.lab);
         }
     }
