@@ -1,15 +1,18 @@
 //! Who is answered and who is not, and by which address a backend is reached.
 
+use std::net::IpAddr;
+
 use super::world;
 use crate::family::Family;
+use crate::memory::Memory;
 use crate::reason::Reason;
 use crate::steer::Route;
 use crate::table::{Scope, TCP, frontend_flags, node_flags};
 use crate::testing::Hook::{FromOutside, FromPod, ToOutside, ToPod};
 use crate::testing::frames::{icmp_error, tcp, udp};
 use crate::testing::{
-    SNAT_MAX, SNAT_MIN, both_families, cluster_ip, external_ip, meet, node, outside, pod,
-    read_quoted, remote_pod, serve,
+    Endpoint, Outcome, SNAT_MAX, SNAT_MIN, both_families, cluster_ip, external_ip, meet, node,
+    outside, pod, read_quoted, remote_pod, serve,
 };
 
 both_families!(
@@ -30,6 +33,20 @@ both_families!(
     fragments_follow_their_first_and_no_other,
     what_the_node_cannot_read_for_itself_is_the_stacks,
 );
+
+/// The world with one more Service of TCP, of one endpoint.
+fn world_with<F: Family>(frontend: Endpoint, scope: Scope, ip: IpAddr) -> Memory<F> {
+    let mut tables = world::<F>();
+    serve(&mut tables, frontend, TCP, scope, 0, &[(ip, 8_080)]);
+    tables
+}
+
+/// Who talks to whom after the frame went on.
+#[track_caller]
+fn ends<F: Family>(outcome: &Outcome<F>) -> (Endpoint, Endpoint) {
+    let sent = outcome.sent();
+    (sent.src, sent.dst)
+}
 
 fn an_undefined_port_of_a_cluster_ip_is_refused_inside<F: Family>() {
     let tables = world::<F>();
@@ -147,22 +164,14 @@ fn a_pod_keeps_its_address<F: Family>() {
             .to(pod::<F>(1), sport);
         let answer = meet(ToPod, &back.build(), &tables);
         assert_eq!(
-            (answer.sent().src, answer.sent().dst),
+            ends(&answer),
             ((cluster_ip::<F>(1), 80), (pod::<F>(1), sport))
         );
     }
 }
 
 fn a_pod_that_reaches_itself_comes_from_the_node<F: Family>() {
-    let mut tables = world::<F>();
-    serve(
-        &mut tables,
-        (cluster_ip::<F>(3), 80),
-        TCP,
-        Scope::Internal,
-        0,
-        &[(pod::<F>(1), 8_080)],
-    );
+    let tables = world_with::<F>((cluster_ip::<F>(3), 80), Scope::Internal, pod::<F>(1));
     let out = meet(
         FromPod,
         &tcp(pod::<F>(1), cluster_ip::<F>(3)).syn().build(),
@@ -183,22 +192,14 @@ fn a_pod_that_reaches_itself_comes_from_the_node<F: Family>() {
 }
 
 fn a_client_outside_keeps_its_address_towards_a_local_backend<F: Family>() {
-    let mut tables = world::<F>();
-    serve(
-        &mut tables,
-        (node::<F>(), 30_081),
-        TCP,
-        Scope::External,
-        0,
-        &[(pod::<F>(2), 8_080)],
-    );
+    let tables = world_with::<F>((node::<F>(), 30_081), Scope::External, pod::<F>(2));
     let out = meet(
         FromOutside,
         &tcp(outside::<F>(1), node::<F>()).port(30_081).syn().build(),
         &tables,
     );
     assert_eq!(
-        (out.sent().src, out.sent().dst),
+        ends(&out),
         ((outside::<F>(1), 40_000), (pod::<F>(2), 8_080))
     );
     assert_eq!(out.result.unwrap().route, Route::Stack);
@@ -208,20 +209,16 @@ fn a_client_outside_keeps_its_address_towards_a_local_backend<F: Family>() {
         .build();
     let answer = meet(ToOutside(false), &answer, &tables);
     assert_eq!(
-        (answer.sent().src, answer.sent().dst),
+        ends(&answer),
         ((node::<F>(), 30_081), (outside::<F>(1), 40_000))
     );
 }
 
 fn a_client_outside_gets_the_nodes_address_towards_a_remote_backend<F: Family>() {
-    let mut tables = world::<F>();
-    serve(
-        &mut tables,
+    let tables = world_with::<F>(
         (external_ip::<F>(2), 80),
-        TCP,
         Scope::External,
-        0,
-        &[(remote_pod::<F>(1), 8_080)],
+        remote_pod::<F>(1),
     );
     let out = meet(
         FromOutside,
@@ -243,7 +240,7 @@ fn a_client_outside_gets_the_nodes_address_towards_a_remote_backend<F: Family>()
         .to(sent.src.0, sent.src.1);
     let answer = meet(FromOutside, &answer.build(), &tables);
     assert_eq!(
-        (answer.sent().src, answer.sent().dst),
+        ends(&answer),
         ((external_ip::<F>(2), 80), (outside::<F>(1), 40_000))
     );
     assert!(answer.result.unwrap().reply);
@@ -259,16 +256,12 @@ fn a_client_outside_gets_the_nodes_address_towards_a_remote_backend<F: Family>()
 }
 
 fn without_a_route_the_packet_is_dropped<F: Family>() {
-    let mut tables = world::<F>();
-    tables.routes.clear();
-    serve(
-        &mut tables,
+    let mut tables = world_with::<F>(
         (external_ip::<F>(2), 80),
-        TCP,
         Scope::External,
-        0,
-        &[(remote_pod::<F>(1), 8_080)],
+        remote_pod::<F>(1),
     );
+    tables.routes.clear();
     let segment = tcp(outside::<F>(1), external_ip::<F>(2)).syn().build();
     assert_eq!(
         meet(FromOutside, &segment, &tables).because(),
@@ -289,7 +282,7 @@ fn a_process_of_the_node_is_served_on_the_way_out<F: Family>() {
     let query = udp(node::<F>(), cluster_ip::<F>(3)).port(53);
     let out = meet(ToOutside(true), &query.build(), &tables);
     assert_eq!(
-        (out.sent().src, out.sent().dst),
+        ends(&out),
         ((node::<F>(), 40_000), (remote_pod::<F>(1), 5_353))
     );
     assert_eq!(out.result.unwrap().route, Route::Forward);
@@ -329,7 +322,7 @@ fn a_process_of_the_node_reaches_a_backend_that_is_the_node<F: Family>() {
         .to(cluster_ip::<F>(3), 40_000);
     let answer = meet(ToOutside(true), &answer.build(), &tables);
     assert_eq!(
-        (answer.sent().src, answer.sent().dst),
+        ends(&answer),
         ((cluster_ip::<F>(3), 53), (node::<F>(), 40_000))
     );
     assert_eq!(answer.result.unwrap().route, Route::Inject);
@@ -378,16 +371,8 @@ fn errors_and_resets_open_no_flow<F: Family>() {
 }
 
 fn an_error_about_a_translated_flow_reaches_its_sender<F: Family>() {
-    let mut tables = world::<F>();
     let (vip, backend, client) = (external_ip::<F>(2), remote_pod::<F>(1), outside::<F>(1));
-    serve(
-        &mut tables,
-        (vip, 80),
-        TCP,
-        Scope::External,
-        0,
-        &[(backend, 8_080)],
-    );
+    let tables = world_with::<F>((vip, 80), Scope::External, backend);
     let request = tcp(client, vip).syn();
     let sent = meet(FromOutside, &request.build(), &tables).sent();
     // A router behind us complains about the translated packet: the client hears about its own.
