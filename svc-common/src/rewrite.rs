@@ -213,8 +213,7 @@ fn rewrite_outer<F: Family>(
 }
 
 /// Corrects the quoted transport checksum where the quote is long enough to hold it (not SCTP's: nobody looks at it, for
-/// most quotes end before what it covers); returns `covered` with that
-/// change added.
+/// most quotes end before what it covers); returns `covered` with that change added.
 #[inline(always)]
 fn fix_quoted_transport(
     packet: &Packet,
