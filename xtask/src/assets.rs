@@ -63,11 +63,11 @@ pub fn all(target: &Path, more: &[Module]) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The folder of a Go module below tests/.
-pub fn sources(module: &str) -> PathBuf {
+/// What lies below tests/: the folder of a Go module, a file of the e2e cluster.
+pub fn sources(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .with_file_name("tests")
-        .join(module)
+        .join(path)
 }
 
 impl Module {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use super::cluster::{DNS, PODS, kubectl, node_ip, node_ips, pods_of, spawn, wait, within};
 use super::control::{apply, kube};
 use super::{Lab, Proxy};
+use crate::assets::sources;
 
 /// The cgroup that holds those of the nodes, in every hierarchy.
 const CGROUP: &str = "svcplane-e2e";
@@ -29,7 +30,7 @@ pub(super) fn start(lab: &Lab) -> Result<()> {
         let mut command = within(&name, "setsid");
         command
             .args("unshare --mount --uts --pid --fork --mount-proc --propagation private --kill-child bash".split(' '))
-            .arg(lab.sources.join("tests/e2e/node-init.sh"))
+            .arg(sources("e2e/node-init.sh"))
             .env("LAB", &lab.dir)
             .env("BIN", lab.bin(""))
             .env("NODE", &name)
@@ -58,7 +59,7 @@ pub(super) fn start(lab: &Lab) -> Result<()> {
         )?;
         fs::write(lab.state(&format!("{name}.init")), init).context("cannot note a process")?;
     }
-    let coredns = lab.sources.join("tests/e2e/coredns.yaml");
+    let coredns = sources("e2e/coredns.yaml");
     apply(
         lab,
         &fs::read_to_string(coredns).context("cannot read coredns.yaml")?,

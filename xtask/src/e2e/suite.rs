@@ -171,6 +171,10 @@ fn spec(report: SpecReport) -> Option<(String, Spec)> {
 pub(super) fn record(lab: &Lab, file: &Path, outcomes: &[Outcome]) -> Result<()> {
     const BEGIN: &str = "<!-- e2e: written by `cargo xtask e2e --record` -->\n";
     const END: &str = "<!-- e2e: end -->";
+    ensure!(
+        outcomes.iter().any(|outcome| !outcome.specs.is_empty()),
+        "no spec was selected: there is nothing to record"
+    );
     let results = lab.dir.join("results");
     fs::create_dir_all(&results).context("cannot make the folder of results")?;
     let setting = format!("{:?}, {:?}", lab.proxy, lab.cni).to_lowercase();
@@ -194,7 +198,6 @@ pub(super) fn record(lab: &Lab, file: &Path, outcomes: &[Outcome]) -> Result<()>
         .with_context(|| format!("{} has no line {BEGIN}", file.display()))?;
     let (_, after) = rest.split_once(END).context("the end marker is missing")?;
     let table = table(&settings);
-    ensure!(!table.is_empty(), "there is nothing to record");
     fs::write(file, format!("{before}{BEGIN}\n{table}\n{END}{after}")).context("cannot record")
 }
 
