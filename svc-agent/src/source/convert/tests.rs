@@ -1,4 +1,4 @@
-//! What is wrong with an object: `tests/bad_input.rs`.
+//! What is wrong with an object: `tests/bad_input`.
 
 use serde::de::DeserializeOwned;
 
