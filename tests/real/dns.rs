@@ -13,7 +13,7 @@ use xtask::topology::in_namespace;
 use xtask::traffic::Running;
 
 use crate::Scenario;
-use crate::cluster::Scene;
+use crate::scene::Scene;
 use crate::server::{ADMIN, spawn, tail};
 
 pub const SCENARIOS: &[Scenario] = &[Scenario {

@@ -10,11 +10,14 @@ mod cluster;
 mod dns;
 mod objects;
 mod reference;
+mod scene;
+mod service;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cluster::{Cluster, Scene};
+use cluster::Cluster;
 use libtest_mimic::{Arguments, Failed, Trial};
+use scene::Scene;
 
 pub struct Scenario {
     pub name: &'static str,

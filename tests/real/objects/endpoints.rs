@@ -5,11 +5,9 @@ use serde_json::json;
 use xtask::traffic::Protocol::{Tcp, Udp};
 
 use crate::Scenario;
-use crate::cluster::Expect::{From, OneOf, Refused, Silence};
-use crate::cluster::{OTHER_TCP, Scene};
-
-/// Everyone inside: pods and both nodes themselves.
-const INSIDE: [&str; 4] = ["pod-b", "pod-d", "node1", "node2"];
+use crate::cluster::OTHER_TCP;
+use crate::scene::Expect::{From, OneOf, Refused, Silence};
+use crate::scene::{INSIDE, Scene};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {

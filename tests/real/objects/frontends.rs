@@ -5,10 +5,10 @@ use serde_json::json;
 use xtask::traffic::Protocol::{Tcp, Udp};
 
 use crate::Scenario;
-use crate::cluster::Expect::{From, Nobody, Refused, Silence};
-use crate::cluster::{Scene, at};
+use crate::scene::Expect::{From, Nobody, Refused, Silence};
+use crate::scene::{INSIDE, Scene};
+use crate::service::at;
 
-const INSIDE: [&str; 4] = ["pod-b", "pod-d", "node1", "node2"];
 const EVERYONE: [&str; 5] = ["pod-b", "pod-d", "node1", "node2", "client"];
 const VIPS: [&str; 2] = ["192.0.2.50", "2001:db8:2::50"];
 const EXTERNAL: [&str; 2] = ["198.51.100.50", "2001:db8:3::50"];

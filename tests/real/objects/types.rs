@@ -5,10 +5,9 @@ use serde_json::{Value, json};
 use xtask::traffic::Protocol::Tcp;
 
 use crate::Scenario;
-use crate::cluster::Expect::{From, Nobody};
-use crate::cluster::{Scene, TCP};
-
-const INSIDE: [&str; 4] = ["pod-b", "pod-d", "node1", "node2"];
+use crate::cluster::TCP;
+use crate::scene::Expect::{From, Nobody};
+use crate::scene::{INSIDE, Scene};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {

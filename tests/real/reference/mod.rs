@@ -3,6 +3,7 @@
 
 mod choices;
 mod matrix;
+mod side;
 mod survey;
 mod table;
 
@@ -18,7 +19,8 @@ use xtask::traffic::{Probe, Running};
 
 use crate::cluster::{ControlPlane, servers, topology};
 use crate::server::{ADMIN, spawn, tail};
-use matrix::Side;
+use matrix::questions;
+use side::Side;
 
 pub const NAME: &str = "reference::every_difference_from_kube_proxy_is_written_down";
 
@@ -57,7 +59,7 @@ fn compare(topology: &'static Topology) -> Result<()> {
         .iter()
         .map(|side| survey::survey(topology, side))
         .collect::<Result<_>>()?;
-    let table = table::table(&sides[0].questions(), &found[0], &found[1]);
+    let table = table::table(&questions(), &found[0], &found[1]);
     written_down(&table)
 }
 

@@ -10,22 +10,14 @@ use xtask::programs::workspace_binary;
 use xtask::topology::Topology;
 use xtask::traffic::{Answer, Outcome, Request};
 
-use super::matrix::{Question, Side};
+use super::matrix::{CLIENTS, Question, questions};
+use super::side::Side;
 
 /// Longer than a SYN waits for its answer before it is sent again.
 const TIMEOUT: &str = "1600";
 /// Each UDP request has a port of its own: a port that came round again would meet the flow of another question.
 /// Below are the ports that nodes masquerade with.
 const FIRST_PORT: usize = 32_768;
-
-const CLIENTS: [&str; 6] = [
-    "own-1",
-    "own-2",
-    "this node",
-    "other-2",
-    "that node",
-    "client",
-];
 
 /// What became of a question's requests.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,7 +84,7 @@ impl fmt::Display for Found {
 
 /// The findings, in the order of the questions.
 pub fn survey(topology: &Topology, side: &Side) -> Result<Vec<Found>> {
-    let questions = side.questions();
+    let questions = questions();
     let mut answers: Vec<Vec<Answer>> = vec![Vec::new(); questions.len()];
     let surveys: Vec<_> = CLIENTS
         .iter()
