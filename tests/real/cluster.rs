@@ -136,15 +136,18 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start() -> Result<Self> {
-        let topology = topology()?;
-        let plane = ControlPlane::start(topology)?;
-        let kubeconfig = plane.api.agent_kubeconfig()?.display().to_string();
-        let agents =
-            xtask::agents::start_agents(topology, &["--kubeconfig", &kubeconfig, "-v", "1"])?;
+        let mut cluster = Self::without_agents(topology()?)?;
+        let kubeconfig = cluster.plane.api.agent_kubeconfig()?.display().to_string();
+        let flags = ["--kubeconfig", &kubeconfig, "-v", "1"];
+        cluster.agents = xtask::agents::start_agents(cluster.topology, &flags)?;
+        Ok(cluster)
+    }
+
+    pub fn without_agents(topology: &'static Topology) -> Result<Self> {
         Ok(Self {
-            agents,
+            agents: Vec::new(),
+            plane: ControlPlane::start(topology)?,
             _servers: servers(topology)?,
-            plane,
             topology,
         })
     }

@@ -1,5 +1,6 @@
 //! The real programs of Kubernetes around svcplane: objects made through a real API server, their slices by the real
-//! controllers; the real kube-proxy side by side; the real CoreDNS behind its Service.
+//! controllers; the real kube-proxy side by side, and before and after on one node;
+//! the real CoreDNS behind its Service.
 
 #[path = "../api/prepare.rs"]
 mod prepare;
@@ -8,10 +9,12 @@ mod server;
 
 mod cluster;
 mod dns;
+mod kube_proxy;
 mod objects;
 mod reference;
 mod scene;
 mod service;
+mod takeover;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -67,6 +70,11 @@ fn main() {
     trials.push(Trial::test(reference::NAME, || {
         reference::test().map_err(|e| Failed::from(format!("{e:#}")))
     }));
+    for (name, test) in takeover::TESTS {
+        trials.push(Trial::test(format!("takeover::{name}"), move || {
+            takeover::run(test).map_err(|e| Failed::from(format!("{e:#}")))
+        }));
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
     // `exit` would drop nothing.
     let cluster = shared.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -13,18 +13,17 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 use xtask::agents::{Agent, eventually};
-use xtask::programs::asset;
 use xtask::topology::{Topology, in_namespace};
-use xtask::traffic::{Probe, Running};
+use xtask::traffic::Probe;
 
 use crate::cluster::{ControlPlane, servers, topology};
-use crate::server::{ADMIN, spawn, tail};
+use crate::kube_proxy::{self, CLUSTER_CIDR};
+use crate::server::tail;
 use matrix::questions;
 use side::Side;
 
 pub const NAME: &str = "reference::every_difference_from_kube_proxy_is_written_down";
 
-const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:244::/32";
 const DOCUMENT: &str = "docs/semantics.md";
 const MARKS: [&str; 2] = [
     "<!-- differences: written by real::reference, UPDATE=1 rewrites it -->",
@@ -43,7 +42,7 @@ fn compare(topology: &'static Topology) -> Result<()> {
     let _servers = servers(topology)?;
     let plane = ControlPlane::start(topology)?;
     let sides = [Side::new(topology, 1), Side::new(topology, 2)];
-    let _proxy = kube_proxy(&plane, topology)?;
+    let _proxy = kube_proxy::start(&plane, topology, "node1")?;
     let kubeconfig = plane.api.agent_kubeconfig()?.display().to_string();
     let flags = ["--kubeconfig", &kubeconfig, "--cluster-cidr", CLUSTER_CIDR];
     let mut agent = Agent::start(topology, "node2", &flags)?;
@@ -78,25 +77,6 @@ fn without_rate_limits(topology: &Topology) -> Result<()> {
     Ok(())
 }
 
-fn kube_proxy(plane: &ControlPlane, topology: &Topology) -> Result<Running> {
-    let kubeconfig = plane
-        .api
-        .kubeconfig("kube-proxy", &plane.api.url(), ADMIN)?;
-    let mut command = topology.command("node1", asset("kube-proxy")?)?;
-    command.args([
-        &format!("--kubeconfig={}", kubeconfig.display()),
-        "--proxy-mode=nftables",
-        "--hostname-override=node1",
-        &format!("--cluster-cidr={CLUSTER_CIDR}"),
-        // These belong to the whole machine.
-        "--conntrack-max-per-core=0",
-        "--conntrack-min=0",
-        "--conntrack-tcp-timeout-established=0",
-        "--conntrack-tcp-timeout-close-wait=0",
-    ]);
-    spawn(command, &topology.scratch().join("kube-proxy.log"))
-}
-
 /// The last Service that was made answers, and what came before it has had the time of a sync.
 fn wait_for(topology: &Topology, side: &Side) -> Result<()> {
     for to in side.last() {
@@ -104,7 +84,7 @@ fn wait_for(topology: &Topology, side: &Side) -> Result<()> {
         let answers = || Ok(probe.run(topology, side.name("own-2"))?[0].by().is_some());
         let what = format!("the proxy of {} serves {to}", side.name("this node"));
         eventually(&what, Duration::from_secs(60), answers)
-            .with_context(|| tail(&topology.scratch().join("kube-proxy.log")))?;
+            .with_context(|| tail(&kube_proxy::log(topology)))?;
     }
     std::thread::sleep(Duration::from_secs(2));
     Ok(())
