@@ -26,7 +26,7 @@ use crate::connections::Connections;
 use crate::conntrack::Connection;
 use crate::inspect::{Affinities, Flows, Snapshot};
 use crate::plan::{Capacities, Changes};
-use maps::Maps;
+use maps::{Filters, Maps};
 
 /// The eBPF object, built from svc-ebpf by the build script.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/svc-ebpf"));
@@ -43,6 +43,7 @@ pub struct Dataplane {
     folder: PathBuf,
     ebpf: Ebpf,
     maps: Maps,
+    filters: Filters,
     xdp_devices: DevMapHash<MapData>,
     links: links::Links,
 }
@@ -82,10 +83,12 @@ impl Dataplane {
         })?;
         let folder = maps;
         let maps = Maps::take(&mut ebpf)?;
+        let filters = Filters::take(&mut ebpf, &maps)?;
         Ok(Self {
             folder,
             ebpf,
             maps,
+            filters,
             xdp_devices,
             links: links::Links::open(links)?,
         })
@@ -110,7 +113,7 @@ impl Dataplane {
 
     /// Writes changes in their order.
     pub fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
-        self.maps.apply(changes)
+        self.maps.apply(changes, &mut self.filters)
     }
 
     /// Writes down another proxy's connections, so that their packets pass untouched. Returns how many are new to us.

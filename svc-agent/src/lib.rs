@@ -13,6 +13,7 @@ pub mod connections;
 pub mod conntrack;
 pub mod dataplane;
 pub mod desired;
+pub mod filter;
 pub mod get;
 pub mod health;
 pub mod inspect;

@@ -91,7 +91,7 @@ impl<F: Family> Segment<F> {
     }
 }
 
-/// Reads the segment at `l3`. A reason means: unreadable; the caller decides whether that is a drop.
+/// Reads the segment at `l3` into a room that may hold an earlier one. A reason means: unreadable; the caller decides whether that is a drop.
 #[inline(never)]
 pub fn segment<F: Family>(
     packet: &Packet,
@@ -99,6 +99,9 @@ pub fn segment<F: Family>(
     tables: &impl Tables<F>,
     segment: &mut Segment<F>,
 ) -> Result<(), Aside> {
+    segment.quoted = 0;
+    segment.tcp_flags = 0;
+    segment.key._pad = 0;
     segment.key.src = wire::src::<F>(packet, l3).ok_or(Reason::Truncated)?;
     segment.key.dst = wire::dst::<F>(packet, l3).ok_or(Reason::Truncated)?;
     let payload = F::payload(packet, l3).ok_or(Reason::Truncated)?;

@@ -6,6 +6,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::programs::XdpContext;
 use svc_common::echo;
 use svc_common::family::Family;
+use svc_common::packet::Packet;
 use svc_common::parse::{Segment, remember_fragment};
 use svc_common::reason::{Aside, Reason};
 use svc_common::refuse::{Checksum, IcmpError, Reset, swap_ethernet};
@@ -17,7 +18,7 @@ use svc_common::wire::{ETH_LEN, Unreachable, dst, tcp, udp};
 
 use crate::NEXT;
 use crate::hook::{Context, Skb, SkbEdit, frame, next_hop};
-use crate::maps::{Mapped, World, count, work, xdp_reaches, xdp_redirect};
+use crate::maps::{Mapped, World, count, may_be_ours, work, xdp_reaches, xdp_redirect};
 use crate::tunnel;
 
 /// `TC_ACT_SHOT`.
@@ -45,11 +46,25 @@ pub fn node_ingress<F: Mapped>(skb: &Skb) -> i32 {
             return action;
         }
     }
-    ingress::<F>(skb, Scope::External)
+    meet::<F>(skb, Scope::External)
+}
+
+/// A packet that comes in. Most are not ours, and are told by their destination alone.
+#[inline(always)]
+pub fn meet<F: Mapped>(skb: &Skb, scope: Scope) -> i32 {
+    if is_foreign::<F>(&skb.packet(), ETH_LEN) {
+        return NEXT;
+    }
+    ingress::<F>(skb, scope)
+}
+
+#[inline(always)]
+fn is_foreign<F: Mapped>(packet: &Packet, l3: usize) -> bool {
+    dst::<F>(packet, l3).is_none_or(|dst| !may_be_ours::<F>(&dst))
 }
 
 #[inline(never)]
-pub fn ingress<F: Mapped>(skb: &Skb, scope: Scope) -> i32 {
+fn ingress<F: Mapped>(skb: &Skb, scope: Scope) -> i32 {
     let Some(work) = work::<F>() else {
         return NEXT;
     };
@@ -79,7 +94,7 @@ pub fn ingress_l3<F: Mapped>(skb: &Skb) -> i32 {
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn concerns_us<F: Mapped>(skb: &Skb) -> bool {
     dst::<F>(&skb.packet(), 0)
         .is_some_and(|dst| Tables::<F>::address(&World(skb), &dst) & !address_flags::PEER != 0)
@@ -263,8 +278,16 @@ fn answer(skb: &Skb, way: Way, written: Option<()>) -> i32 {
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 pub fn xdp<F: Mapped>(ctx: &XdpContext) -> u32 {
+    if is_foreign::<F>(&frame(ctx), ETH_LEN) {
+        return XDP_PASS;
+    }
+    xdp_ours::<F>(ctx)
+}
+
+#[inline(never)]
+fn xdp_ours<F: Mapped>(ctx: &XdpContext) -> u32 {
     let Some(work) = work::<F>() else {
         return XDP_PASS;
     };

@@ -55,8 +55,8 @@ fn ingress(ctx: &TcContext, scope: Scope) -> i32 {
         return NEXT;
     }
     match (skb.protocol(), scope) {
-        (ETH_P_IP, Scope::Internal) => carry::ingress::<V4>(&skb, scope),
-        (ETH_P_IPV6, Scope::Internal) => carry::ingress::<V6>(&skb, scope),
+        (ETH_P_IP, Scope::Internal) => carry::meet::<V4>(&skb, scope),
+        (ETH_P_IPV6, Scope::Internal) => carry::meet::<V6>(&skb, scope),
         (ETH_P_IP, Scope::External) => carry::node_ingress::<V4>(&skb),
         (ETH_P_IPV6, Scope::External) => carry::node_ingress::<V6>(&skb),
         _ => NEXT,

@@ -5,6 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
 use svc_common::family::{Family, Ip, V4, V6};
+use svc_common::filter::{self, Bit, Line};
 use svc_common::reason::Reason;
 use svc_common::steer::Work;
 use svc_common::table::{
@@ -18,10 +19,12 @@ use svc_common::tunnel::Outer;
 use crate::hook::{self, Context};
 
 macro_rules! family_maps {
-    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident, $work:ident, $ranges:ident, $affinities:ident, $backends:ident) => {
+    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident, $work:ident, $ranges:ident, $affinities:ident, $backends:ident, $filter:ident) => {
         #[map]
         static $addresses: HashMap<$addr, u32> =
             HashMap::with_max_entries(MAX_ADDRESSES, NO_PREALLOC);
+        #[map]
+        static $filter: Array<Line> = Array::with_max_entries(filter::LINES, 0);
         #[map]
         static $frontends: HashMap<FrontendKey<$family>, Frontend> =
             HashMap::with_max_entries(MAX_FRONTENDS, NO_PREALLOC);
@@ -70,6 +73,7 @@ macro_rules! family_maps {
                     ranges: &$ranges,
                     affinities: &$affinities,
                     backends: &$backends,
+                    filter: &$filter,
                 }
             }
         }
@@ -93,6 +97,7 @@ pub struct Maps<F: Family> {
     ranges: &'static LpmTrie<Source<F>, u32>,
     affinities: &'static LruHashMap<Source<F>, Affinity<F>>,
     backends: &'static HashMap<BackendKey<F>, BackendState>,
+    filter: &'static Array<Line>,
 }
 
 /// A family that has maps.
@@ -114,7 +119,8 @@ family_maps!(
     WORK_V4,
     RANGES_V4,
     AFFINITY_V4,
-    BACKENDS_V4
+    BACKENDS_V4,
+    FILTER_V4
 );
 family_maps!(
     V6,
@@ -130,7 +136,8 @@ family_maps!(
     WORK_V6,
     RANGES_V6,
     AFFINITY_V6,
-    BACKENDS_V6
+    BACKENDS_V6,
+    FILTER_V6
 );
 
 /// Whose turn it is in the round-robin run that starts at a slot.
@@ -149,7 +156,7 @@ static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len
 #[map]
 static XDP_DEVICES: DevMapHash = DevMapHash::with_max_entries(MAX_DEVICES, 0);
 
-/// Room for the packet at hand. Not on the stack, which it would half fill, and whose every known byte would make the
+/// Room for the packet at hand, as the last one left it. Not on the stack, which it would half fill, and whose every known byte would make the
 /// verifier walk all that follows once more.
 ///
 /// For tc and XDP only: these run with softirqs off, and what they redirect meets the next program once they have ended,
@@ -159,9 +166,15 @@ static XDP_DEVICES: DevMapHash = DevMapHash::with_max_entries(MAX_DEVICES, 0);
 pub fn work<F: Mapped>() -> Option<&'static mut Work<F>> {
     let work = F::maps().work.get_ptr_mut(0)?;
     // SAFETY: a per-CPU slot, and nothing comes between (see above).
-    let work = unsafe { &mut *work };
-    *work = Work::EMPTY;
-    Some(work)
+    Some(unsafe { &mut *work })
+}
+
+/// Whether an address may be in ADDRESSES: what most packets that are not ours are told by.
+#[inline(always)]
+pub fn may_be_ours<F: Mapped>(addr: &F::Addr) -> bool {
+    let bit = Bit::of(addr);
+    let line = F::maps().filter.get(bit.line());
+    line.is_some_and(|line| bit.is_set_in(line))
 }
 
 /// Counts one packet or call that did not go through.
@@ -193,6 +206,9 @@ pub struct World<'a, C: Context>(pub &'a C);
 impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
     #[inline(always)]
     fn address(&self, addr: &F::Addr) -> u32 {
+        if !may_be_ours::<F>(addr) {
+            return 0;
+        }
         // SAFETY: copied at once; a recycled entry is another address's flags, whose frontend is then not found.
         unsafe { F::maps().addresses.get(addr) }
             .copied()

@@ -10,6 +10,8 @@ use aya::programs::{
     ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode,
 };
 use aya::{Ebpf, EbpfLoader};
+use svc_agent::filter::Filter;
+use svc_common::filter::{LINES, Line};
 use svc_common::memory::Memory;
 use svc_common::reason::Reason;
 use svc_common::table::{Affinity, BackendKey, BackendState, Flow, FlowKey, NodeConfig, Source};
@@ -90,6 +92,7 @@ impl Kernel {
                 .insert(*key, *value, 0)
                 .expect("room");
         }
+        self.filter(tables);
         for (key, value) in &tables.frontends {
             self.map(&format!("FRONTENDS_V{version}"))
                 .insert(*key, *value, 0)
@@ -111,6 +114,15 @@ impl Kernel {
                 .expect("room");
         }
         self.follow(tables);
+    }
+
+    /// Writes the filter in front of ADDRESSES.
+    pub(crate) fn filter<F: Keyed>(&mut self, tables: &Memory<F>) {
+        let wanted: Filter<F::Addr> = tables.addresses.keys().copied().collect();
+        let mut lines = self.array::<Line>(&format!("FILTER_V{}", F::VERSION));
+        for index in 0..LINES {
+            lines.set(index, wanted.line(index), 0).expect("in range");
+        }
     }
 
     /// Writes what changes while packets come and go.

@@ -19,6 +19,9 @@ impl Kernel {
     /// Makes the maps of `old` those of `new`. What the programs keep in them (flows, affinity, counts) stays.
     pub(crate) fn refill<F: Keyed>(&mut self, old: &Memory<F>, new: &Memory<F>) {
         self.swap::<F, _, _>("ADDRESSES", &old.addresses, &new.addresses);
+        if old.addresses != new.addresses {
+            self.filter(new);
+        }
         self.swap::<F, _, _>("FRONTENDS", &old.frontends, &new.frontends);
         self.refill_backends(old, new);
         self.refill_ranges(old, new);

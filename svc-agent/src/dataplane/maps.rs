@@ -1,9 +1,11 @@
 //! The pinned maps, typed: `Actual` ← maps, `Changes` → maps.
 
 mod family;
+mod filter;
 mod foreign;
 mod sockets;
 
+pub(super) use filter::Filters;
 pub use sockets::Deserted;
 
 use std::collections::BTreeMap;
@@ -22,9 +24,11 @@ use crate::plan::{Changes, label};
 use family::{FamilyMaps, V4_NAMES, V6_NAMES};
 
 /// Every map that outlives the agent.
-pub(super) const PINNED: [&str; 26] = [
+pub(super) const PINNED: [&str; 28] = [
     "ADDRESSES_V4",
     "ADDRESSES_V6",
+    "FILTER_V4",
+    "FILTER_V6",
     "FRONTENDS_V4",
     "FRONTENDS_V6",
     "SLOTS_V4",
@@ -176,7 +180,7 @@ impl Maps {
         self.config.get(&0, 0).map_err(failing("read", "CONFIG"))
     }
 
-    pub(super) fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
+    pub(super) fn apply(&mut self, changes: &Changes, filters: &mut Filters) -> Result<(), Error> {
         for (id, text) in &changes.services_in {
             let Some(value) = label::encode(text) else {
                 continue;
@@ -185,8 +189,10 @@ impl Maps {
                 .insert(id, value, 0)
                 .map_err(failing("write", "SERVICES"))?;
         }
-        self.v4.apply(&changes.v4, &mut self.epoch)?;
-        self.v6.apply(&changes.v6, &mut self.epoch)?;
+        self.v4
+            .apply(&changes.v4, &mut filters.v4, &mut self.epoch)?;
+        self.v6
+            .apply(&changes.v6, &mut filters.v6, &mut self.epoch)?;
         for id in &changes.services_out {
             gone(self.services.remove(id)).map_err(failing("write", "SERVICES"))?;
         }

@@ -13,9 +13,19 @@ use crate::testing::frames::{echo, icmp_error, tcp, udp};
 use crate::testing::{both_families, cluster, cluster_ip, outside, pod, remote_pod, serve};
 use crate::wire::{ETH_LEN, Part, Unreachable};
 
+/// Room as another packet left it.
+fn leftover<F: Family>() -> super::Segment<F> {
+    let mut segment = super::Segment::EMPTY;
+    (segment.l4, segment.quoted, segment.tcp_flags) = (77, 55, 0xff);
+    (segment.fragment_id, segment.part) = (7, Part::Later);
+    (segment.key.proto, segment.key._pad) = (99, 0x5a5a);
+    (segment.key.sport.0, segment.key.dport.0) = (0x5a5a, 0x5a5a);
+    segment
+}
+
 fn parse<F: Family>(frame: &[u8]) -> Result<super::Segment<F>, Aside> {
     let mut frame = frame.to_vec();
-    let mut read = super::Segment::EMPTY;
+    let mut read = leftover();
     segment(
         &Packet::of(&mut frame),
         ETH_LEN,
@@ -190,6 +200,7 @@ fn any_bytes_are_safe<F: Family>(bytes: &[u8]) {
                 tables.addresses.insert(dst, address_flags::CLUSTER_IP);
             }
             let mut work = Work::<F>::EMPTY;
+            work.segment = leftover();
             let steered = match hook {
                 0 => steer::ingress(Scope::Internal, &packet, ETH_LEN, &tables, &mut work),
                 1 => steer::ingress(Scope::External, &packet, ETH_LEN, &tables, &mut work),

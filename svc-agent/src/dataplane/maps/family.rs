@@ -10,6 +10,7 @@ use svc_common::table::{
     SocketPeer, Source,
 };
 
+use super::filter::FamilyFilter;
 use super::{Supply, end_epoch, failing, gone, typed};
 use crate::dataplane::Error;
 use crate::plan::{Actual, FamilyChanges, Range, Write};
@@ -165,6 +166,7 @@ where
     pub(super) fn apply(
         &mut self,
         changes: &FamilyChanges<F>,
+        filter: &mut FamilyFilter<F>,
         epoch: &mut Array<MapData, u32>,
     ) -> Result<(), Error> {
         let names = self.names;
@@ -192,6 +194,7 @@ where
                     }
                 }
                 Write::Address { addr, flags } => {
+                    filter.insert(addr)?;
                     self.addresses
                         .insert(addr, flags, 0)
                         .map_err(failing("write", names.addresses))?;
@@ -199,6 +202,7 @@ where
                 Write::RemoveAddress { addr } => {
                     gone(self.addresses.remove(&addr))
                         .map_err(failing("write", names.addresses))?;
+                    filter.remove(addr)?;
                 }
                 Write::Frontend { key, value } => {
                     self.frontends
