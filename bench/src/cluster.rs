@@ -14,6 +14,8 @@ use svc_agent::reconcile::Reconciler;
 
 const HERE: &str = "here";
 const THERE: &str = "there";
+/// Ports of the special Services; the plain ones have the first.
+const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 /// Endpoints of the Service whose clients are masqueraded: each lends as many SNAT ports as there are.
 const FAR_ENDPOINTS: u32 = 64;
 
@@ -58,31 +60,38 @@ pub(crate) fn changes(plain: u32, capacities: Capacities) -> Changes {
     let mut cluster = Cluster::new(HERE);
     let mut services = std::collections::BTreeMap::new();
     let mut slices = std::collections::BTreeMap::new();
-    let mut add =
-        |name: String, ips: Vec<IpAddr>, ingress: Vec<IpAddr>, endpoints: Vec<(Net, u32)>| {
-            let name = ServiceName {
-                namespace: "bench".into(),
-                name,
-            };
-            for v6 in [false, true] {
-                let of = |(net, n): &(Net, u32)| endpoint(net.at(v6, *n), net.0 == PODS.0);
-                let slice = Slice {
-                    service: name.clone(),
-                    endpoints: endpoints.iter().map(of).collect(),
-                    ports: vec![(String::new(), Protocol::Tcp, TARGET)],
-                };
-                let id = SliceName {
-                    namespace: "bench".into(),
-                    name: format!("{}-{}", name.name, if v6 { "v6" } else { "v4" }),
-                };
-                slices.insert(id, slice);
-            }
-            services.insert(name, service(ips, ingress));
+    let mut add = |name: String,
+                   protocols: &[(&str, Protocol)],
+                   ips: Vec<IpAddr>,
+                   ingress: Vec<IpAddr>,
+                   endpoints: Vec<(Net, u32)>| {
+        let name = ServiceName {
+            namespace: "bench".into(),
+            name,
         };
+        for v6 in [false, true] {
+            let of = |(net, n): &(Net, u32)| endpoint(net.at(v6, *n), net.0 == PODS.0);
+            let slice = Slice {
+                service: name.clone(),
+                endpoints: endpoints.iter().map(of).collect(),
+                ports: protocols
+                    .iter()
+                    .map(|(name, protocol)| ((*name).into(), *protocol, TARGET))
+                    .collect(),
+            };
+            let id = SliceName {
+                namespace: "bench".into(),
+                name: format!("{}-{}", name.name, if v6 { "v6" } else { "v4" }),
+            };
+            slices.insert(id, slice);
+        }
+        services.insert(name, service(protocols, ips, ingress));
+    };
     for n in 0..plain {
         // One endpoint here, one elsewhere, as many different ones as a node and its peers have.
         let endpoints = vec![(PODS, 1_000 + n % 250), (FAR, 1_000 + n % 32_768)];
-        add(format!("plain-{n}"), both(PLAIN, n), Vec::new(), endpoints);
+        let name = format!("plain-{n}");
+        add(name, &PROTOCOLS[..1], both(PLAIN, n), Vec::new(), endpoints);
     }
     let far = (1..=FAR_ENDPOINTS).map(|n| (FAR, n)).collect();
     for (number, name, endpoints) in [
@@ -91,7 +100,13 @@ pub(crate) fn changes(plain: u32, capacities: Capacities) -> Changes {
         (EMPTY, "empty", Vec::new()),
     ] {
         let ingress = both(VIPS, number + INGRESS);
-        add(name.into(), both(VIPS, number), ingress, endpoints);
+        add(
+            name.into(),
+            &PROTOCOLS,
+            both(VIPS, number),
+            ingress,
+            endpoints,
+        );
     }
     let node = Node {
         addresses: both(NODE, 1),
@@ -124,7 +139,11 @@ fn endpoint(ip: IpAddr, here: bool) -> Endpoint {
     }
 }
 
-fn service(cluster_ips: Vec<IpAddr>, load_balancer_ips: Vec<IpAddr>) -> Service {
+fn service(
+    protocols: &[(&str, Protocol)],
+    cluster_ips: Vec<IpAddr>,
+    load_balancer_ips: Vec<IpAddr>,
+) -> Service {
     Service {
         r#type: if load_balancer_ips.is_empty() {
             ServiceType::ClusterIp
@@ -133,13 +152,16 @@ fn service(cluster_ips: Vec<IpAddr>, load_balancer_ips: Vec<IpAddr>) -> Service 
         },
         cluster_ips,
         load_balancer_ips,
-        ports: vec![ServicePort {
-            name: String::new(),
-            protocol: Protocol::Tcp,
-            port: PORT,
-            target: TargetPort::Number(TARGET),
-            node_port: 0,
-        }],
+        ports: protocols
+            .iter()
+            .map(|(name, protocol)| ServicePort {
+                name: (*name).into(),
+                protocol: *protocol,
+                port: PORT,
+                target: TargetPort::Number(TARGET),
+                node_port: 0,
+            })
+            .collect(),
         ..Service::default()
     }
 }

@@ -6,6 +6,7 @@ mod cluster;
 mod measure;
 mod network;
 mod rig;
+mod sockets;
 
 #[path = "../../tests/frames.rs"]
 #[expect(

@@ -2,14 +2,15 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::Options;
-use crate::cases::{Outcome, Row, Step, World, worlds};
+use crate::cases::{Outcome, Rhythm, Row, Step, World, worlds};
 use crate::rig::{BPFFS, Plan, Rig, Size, Target};
+use crate::sockets;
 
 /// `TCX_NEXT`, XDP_PASS; `TC_ACT_REDIRECT`, XDP_TX and XDP_REDIRECT.
 const PASSES: [u32; 2] = [u32::MAX, 2];
@@ -21,63 +22,48 @@ const NEW_BURST: u32 = 1_024;
 pub(crate) fn all(options: &Options) -> Result<()> {
     for (number, world) in worlds(&options.flows, &options.services).iter().enumerate() {
         let wanted = |row: &Row| row.name().contains(&options.only);
-        let rows: Vec<&Row> = world
-            .steps
-            .iter()
-            .filter_map(Step::row)
-            .filter(|row| wanted(row))
-            .collect();
-        if rows.is_empty() {
+        let rows = || world.steps.iter().filter_map(Step::row);
+        let sockets = world.steps.iter().any(|step| matches!(step, Step::Sockets))
+            && !sockets::calls(&options.only).is_empty();
+        if !sockets && !rows().any(|row| wanted(row)) {
             continue;
         }
-        let families = [false, true].map(|v6| rows.iter().any(|row| row.v6 == v6));
+        let families = [false, true].map(|v6| rows().any(|row| row.v6() == v6 && wanted(row)));
         let start = Instant::now();
         eprintln!("{} ({} Services present)", world.name, world.services);
-        measure(world, options, number, families, &wanted)?;
+        measure(world, options, number, families)?;
         eprintln!("  {:.1} s", start.elapsed().as_secs_f32());
     }
     Ok(())
 }
 
-fn measure(
-    world: &World,
-    options: &Options,
-    number: usize,
-    families: [bool; 2],
-    wanted: &dyn Fn(&Row) -> bool,
-) -> Result<()> {
+fn measure(world: &World, options: &Options, number: usize, families: [bool; 2]) -> Result<()> {
     let flows = options.flows.iter().copied().max().unwrap_or(1);
     let new: u32 = world
         .steps
         .iter()
         .filter_map(Step::row)
-        .filter(|row| row.flows == 0)
+        .filter(|row| row.flows() == 0)
         .count() as u32;
     let entries = 2 * (world.kinds * flows + new * options.rounds * NEW_BURST);
     let size = Size {
         flow_entries: entries + entries / 4,
-        floor_entries: if world.kinds == 0 { flows } else { 1 },
+        floor_entries: if world.name == "floors" { flows } else { 1 },
         services: world.services,
     };
     let root = Path::new(BPFFS).join(format!("world-{number}"));
     let mut rig = Rig::new(size, &root)?;
-    let result = walk(&mut rig, world, options, families, wanted);
+    let result = walk(&mut rig, world, options, families);
     drop(rig);
     svc_agent::dataplane::cleanup(&root).context("cannot remove the pins")?;
     result
 }
 
-fn walk(
-    rig: &mut Rig,
-    world: &World,
-    options: &Options,
-    families: [bool; 2],
-    wanted: &dyn Fn(&Row) -> bool,
-) -> Result<()> {
+fn walk(rig: &mut Rig, world: &World, options: &Options, families: [bool; 2]) -> Result<()> {
     for step in &world.steps {
         match step {
-            Step::Open(target, plan, flows) if families[usize::from(plan.is_v6())] => {
-                rig.burst(*target, &mut plan.clone(), *flows)?;
+            Step::Open(target, plan) if families[usize::from(plan.is_v6())] => {
+                rig.burst(*target, &mut plan.clone(), plan.mask + 1)?;
             }
             Step::Flood(target, plan) if families[usize::from(plan.is_v6())] => {
                 let mut plan = *plan;
@@ -85,7 +71,10 @@ fn walk(
                 let packets = rig.flow_entries;
                 rig.burst(*target, &mut plan, packets)?;
             }
-            Step::Measure(row) if wanted(row) => print(rig, row, world.services, options)?,
+            Step::Sockets => sockets::measure(rig, world.services, options)?,
+            Step::Measure(row) if row.name().contains(&options.only) => {
+                run(rig, row, world.services, options)?
+            }
             _ => (),
         }
     }
@@ -96,27 +85,27 @@ impl Step {
     fn row(&self) -> Option<&Row> {
         match self {
             Self::Measure(row) => Some(row),
-            Self::Open(..) | Self::Flood(..) => None,
+            Self::Open(..) | Self::Flood(..) | Self::Sockets => None,
         }
     }
 }
 
-impl Plan {
-    fn is_v6(&self) -> bool {
-        self.addr_at == 34 || self.addr_at == 50
-    }
-}
-
-fn print(rig: &mut Rig, row: &Row, services: u32, options: &Options) -> Result<()> {
-    let packets = if row.flows == 0 {
-        NEW_BURST
-    } else {
-        options.burst
-    };
+/// Bursts of a row, alternating with those of an empty program.
+fn run(rig: &mut Rig, row: &Row, services: u32, options: &Options) -> Result<()> {
     let (mut plan, mut empty) = (row.plan, row.plan);
     check(rig, row, &mut plan).with_context(|| row.name())?;
-    if row.flows > packets {
-        rig.burst(row.program, &mut plan, row.flows)?;
+    let packets = match row.rhythm {
+        Rhythm::Busy if row.flows() > 0 => options.burst,
+        Rhythm::Busy => NEW_BURST,
+        // No flow twice.
+        Rhythm::AfterSilence => (row.flows() / (options.rounds + 1)).min(options.burst),
+    };
+    match row.rhythm {
+        Rhythm::Busy if row.flows() > packets => {
+            rig.burst(row.program, &mut plan, row.flows())?;
+        }
+        Rhythm::Busy => (),
+        Rhythm::AfterSilence => std::thread::sleep(Duration::from_millis(2_100)),
     }
     let (mut floor, mut samples) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
@@ -124,17 +113,43 @@ fn print(rig: &mut Rig, row: &Row, services: u32, options: &Options) -> Result<(
         samples.push(rig.burst(row.program, &mut plan, packets)?);
     }
     check(rig, row, &mut plan).with_context(|| format!("{}, at the end", row.name()))?;
-    let (verified, machine_code) = rig.weight(row.program)?;
+    tell(&Cost {
+        program: row.program.0,
+        case: row.case,
+        v6: row.v6(),
+        flows: row.flows(),
+        services,
+        weight: rig.weight(row.program)?,
+        floor: &floor,
+        samples: &samples,
+    })
+}
+
+/// What became of a row.
+pub(crate) struct Cost<'a> {
+    pub(crate) program: &'a str,
+    pub(crate) case: &'a str,
+    pub(crate) v6: bool,
+    pub(crate) flows: u32,
+    pub(crate) services: u32,
+    /// Verified instructions, bytes of machine code.
+    pub(crate) weight: (u32, u32),
+    /// Nanoseconds of a packet or call without the program, burst by burst.
+    pub(crate) floor: &'a [f64],
+    pub(crate) samples: &'a [f64],
+}
+
+pub(crate) fn tell(cost: &Cost<'_>) -> Result<()> {
     let line = json!({
-        "program": row.program.0,
-        "case": row.case,
-        "family": if row.v6 { "v6" } else { "v4" },
-        "flows": row.flows,
-        "services": services,
-        "verified": verified,
-        "machine_code": machine_code,
-        "floor": floor,
-        "samples": samples,
+        "program": cost.program,
+        "case": cost.case,
+        "family": if cost.v6 { "v6" } else { "v4" },
+        "flows": cost.flows,
+        "services": cost.services,
+        "verified": cost.weight.0,
+        "machine_code": cost.weight.1,
+        "floor": cost.floor,
+        "samples": cost.samples,
     });
     writeln!(std::io::stdout(), "{line}").context("cannot write the results")
 }

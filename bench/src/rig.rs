@@ -6,11 +6,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, DevMapHash, MapData, ProgramArray};
 use aya::programs::{
-    Program, ProgramError, ProgramFd, SchedClassifier, TestRun, TestRunOptions, Xdp, XdpMode,
+    CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier, TestRun, TestRunOptions,
+    Xdp, XdpMode,
 };
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::Object;
 use svc_agent::dataplane::{self, Dataplane};
+use svc_common::socket::Mode;
 use svc_common::table::NodeConfig;
 
 use crate::cluster::{self, NODE};
@@ -171,6 +173,23 @@ impl Rig {
         ))
     }
 
+    /// The same of every program of the agent's.
+    pub(crate) fn weights(&self) -> Result<Vec<(&str, (u32, u32))>> {
+        let all = self.programs.programs().map(|(name, program)| {
+            let info = program.info()?;
+            let verified = info.verified_instruction_count().unwrap_or(0);
+            Ok((name, (verified, info.size_jitted())))
+        });
+        all.collect()
+    }
+
+    /// A hook of sockets.
+    pub(crate) fn hook(&mut self, name: &str) -> Result<&mut CgroupSockAddr> {
+        let program = self.programs.program_mut(name);
+        let program = program.with_context(|| format!("there is no {name}"))?;
+        Ok(program.try_into()?)
+    }
+
     /// Nanoseconds a packet, of so many from the plan's next on.
     pub(crate) fn burst(&mut self, target: Target, plan: &mut Plan, packets: u32) -> Result<f64> {
         let (_, ns) = self.run(target, plan, packets, None)?;
@@ -293,9 +312,7 @@ fn load_programs(size: Size, root: &Path) -> Result<(Ebpf, u32)> {
         .load(dataplane::OBJECT)
         .context("cannot make the maps")?;
     for (name, program) in programs.programs_mut() {
-        if matches!(program, Program::Xdp(_) | Program::SchedClassifier(_)) {
-            dataplane::load_program(program).with_context(|| format!("cannot load {name}"))?;
-        }
+        dataplane::load_program(program).with_context(|| format!("cannot load {name}"))?;
     }
     Ok((programs, flow_entries))
 }
@@ -339,6 +356,7 @@ fn fill(size: Size, root: &Path, nic: u32) -> Result<()> {
         snat_min: 1_024,
         snat_max: 32_767,
         netns_cookie: dataplane::netns_cookie()?,
+        socket_lb: Mode::All as u32,
         ..NodeConfig::default()
     })?;
     let own = [0, nic]

@@ -1,8 +1,9 @@
 //! `cargo xtask bench`: what svcplane costs, measured beside its peers and beside floors, in one run.
 //!
-//! An instrument is a module with `run(&Bench) -> Result<Outcome>`: figures, tables and charts of them, and what it knows
-//! of noise. This frame builds what is measured, prints, and writes `target/bench/*.json`; with `--record` also
-//! docs/performance.md.
+//! An instrument is a module with `run(&Bench) -> Result<Outcome>`: figures, tables and charts of them, and why they are
+//! not to be trusted, if so. It says in [`Instrument`] which packages it needs built. This frame does that, prints,
+//! writes `target/bench/*.json`, and with `--record` docs/performance.md between the markers with the instrument's name.
+//! What has the parameters `services`, `endpoints` or `flows` at three sizes gets an exponent by itself.
 
 mod chart;
 mod document;
@@ -100,6 +101,13 @@ impl Instrument {
         }
     }
 
+    /// Packages whose binaries it runs; released ones, unless `--dev`.
+    const fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Packet => &["svc-bench"],
+        }
+    }
+
     fn run(self, bench: &Bench<'_>) -> Result<Outcome> {
         match self {
             Self::Packet => packet::run(bench),
@@ -115,15 +123,15 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         nix::unistd::geteuid().is_root(),
         "the benchmark loads eBPF programs and makes network namespaces: run it as root"
     );
-    let bench = Bench {
-        args,
-        binaries: build(args)?,
-    };
-    let folder = args.json.clone().unwrap_or_else(default_folder);
     let mut instruments = args.instruments.clone();
     if instruments.is_empty() {
         instruments = Instrument::ALL.to_vec();
     }
+    let bench = Bench {
+        args,
+        binaries: build(args, &instruments)?,
+    };
+    let folder = args.json.clone().unwrap_or_else(default_folder);
     let mut noisy = false;
     for instrument in instruments {
         let start = Instant::now();
@@ -195,11 +203,17 @@ fn grow(bench: &Bench<'_>, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn build(args: &BenchArgs) -> Result<Vec<Artifact>> {
+fn build(args: &BenchArgs, instruments: &[Instrument]) -> Result<Vec<Artifact>> {
     setup()?;
     step("building what is measured");
     let mut command = cargo();
-    command.args(["build", "--package", "svc-bench", "--bins"]);
+    command.args(["build", "--bins"]);
+    for package in instruments
+        .iter()
+        .flat_map(|instrument| instrument.packages())
+    {
+        command.args(["--package", package]);
+    }
     if !args.dev {
         command.arg("--release");
     }

@@ -56,14 +56,15 @@ type Name = (String, String, String, String);
 fn groups(figures: &[Figure], by: &str) -> BTreeMap<Name, Vec<(f64, f64)>> {
     let mut groups: BTreeMap<Name, Vec<(f64, f64)>> = BTreeMap::new();
     for figure in figures {
-        let Some(size) = figure.parameters.get(by).and_then(|size| size.parse().ok()) else {
+        let Some(at) = figure.parameters.get(by).and_then(|at| at.parse().ok()) else {
             continue;
         };
         let others = figure.parameters.iter().filter(|(name, _)| *name != by);
         let others: Vec<String> = others
-            .map(|(name, value)| match SIZES.contains(&name.as_str()) {
-                true => format!("{value} {name}"),
-                false => value.clone(),
+            .map(|(name, value)| match value.parse::<u64>() {
+                Ok(0) => format!("ever new {name}"),
+                Ok(value) if SIZES.contains(&name.as_str()) => format!("{} {name}", size(value)),
+                _ => value.clone(),
             })
             .collect();
         let name = (
@@ -72,7 +73,7 @@ fn groups(figures: &[Figure], by: &str) -> BTreeMap<Name, Vec<(f64, f64)>> {
             figure.contestant.clone(),
             others.join(", "),
         );
-        groups.entry(name).or_default().push((size, figure.median));
+        groups.entry(name).or_default().push((at, figure.median));
     }
     for points in groups.values_mut() {
         points.sort_by(|a, b| a.0.total_cmp(&b.0));

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::chart::{Chart, Kind, Series};
 use super::figure::{Figure, Outcome};
-use super::table::{Table, size};
+use super::table::{Table, grouped, size};
 use super::{Bench, stats};
 
 /// A floor whose quartiles are further apart than this share of it was disturbed.
@@ -18,7 +18,20 @@ const QUIET: f64 = 0.25;
 /// So large a share of the rows may be.
 const DISTURBED: f64 = 0.2;
 
-/// A line of svc-bench's.
+/// In the order of their rows: floors first.
+const PROGRAMS: [&str; 9] = [
+    "pod_ingress",
+    "pod_egress",
+    "node_ingress",
+    "node_egress",
+    "node_xdp",
+    "connect4",
+    "connect6",
+    "getpeername4",
+    "getpeername6",
+];
+
+/// A line of svc-bench's. One without samples only tells of a program.
 #[derive(Deserialize)]
 struct Line {
     program: String,
@@ -33,7 +46,13 @@ struct Line {
 }
 
 pub(super) fn run(bench: &Bench<'_>) -> Result<Outcome> {
-    let lines = measure(bench)?;
+    let (weights, mut lines): (Vec<_>, Vec<_>) = measure(bench)?
+        .into_iter()
+        .partition(|line| line.samples.is_empty());
+    lines.sort_by_key(|line: &Line| {
+        let place = PROGRAMS.iter().position(|program| *program == line.program);
+        (place, line.by_services().is_some())
+    });
     ensure!(
         !lines.is_empty(),
         "no row has {:?} in its name",
@@ -45,7 +64,8 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Outcome> {
             floors(&lines),
             costs(&lines),
             services(&lines),
-            weights(&lines),
+            sockets(&lines),
+            programs(&weights),
         ],
         charts: charts(&lines),
         noise: Vec::new(),
@@ -108,6 +128,10 @@ impl Line {
 
     fn is_floor(&self) -> bool {
         self.program.starts_with("floor")
+    }
+
+    fn is_call(&self) -> bool {
+        self.program.starts_with("connect") || self.program.starts_with("getpeername")
     }
 
     fn by_services(&self) -> Option<&str> {
@@ -196,7 +220,7 @@ fn floors(lines: &[Line]) -> Table {
 fn costs(lines: &[Line]) -> Table {
     let rows = lines
         .iter()
-        .filter(|line| !line.is_floor() && line.by_services().is_none());
+        .filter(|line| !line.is_floor() && !line.is_call() && line.by_services().is_none());
     by_flows(
         "Per packet",
         &["program", "packet", "family"],
@@ -248,21 +272,31 @@ fn services(lines: &[Line]) -> Table {
     table
 }
 
-fn weights(lines: &[Line]) -> Table {
+fn sockets(lines: &[Line]) -> Table {
+    let mut table = Table::new("Socket calls", ["hook", "address", "ns"]);
+    table.note = "Nanoseconds above the same call of a socket that no hook meets (UDP), least of all bursts, in brackets the median.".into();
+    for line in lines.iter().filter(|line| line.is_call()) {
+        table.row([
+            format!("`{}`", line.program),
+            line.case.clone(),
+            line.cell(),
+        ]);
+    }
+    table
+}
+
+fn programs(lines: &[Line]) -> Table {
     let mut table = Table::new(
         "Programs",
         ["program", "verified instructions", "bytes of machine code"],
     );
-    let mut seen = BTreeMap::new();
-    for line in lines.iter().filter(|line| !line.is_floor()) {
-        seen.insert(line.program.clone(), (line.verified, line.machine_code));
-    }
-    for (program, (verified, machine_code)) in seen {
-        let number = |value: u32| super::table::grouped(i64::from(value));
+    let mut lines: Vec<&Line> = lines.iter().collect();
+    lines.sort_by_key(|line| &line.program);
+    for line in lines {
         table.row([
-            format!("`{program}`"),
-            number(verified),
-            number(machine_code),
+            format!("`{}`", line.program),
+            grouped(i64::from(line.verified)),
+            grouped(i64::from(line.machine_code)),
         ]);
     }
     table
