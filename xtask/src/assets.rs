@@ -53,6 +53,19 @@ pub fn assets(target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// One of the programs of [`assets`], made if it is not there yet.
+pub fn program(target: &Path, name: &str) -> Result<PathBuf> {
+    if let (true, Some(dir)) = (given(name), env::var_os("KUBEBUILDER_ASSETS")) {
+        return Ok(Path::new(&dir).join(name));
+    }
+    let dir = target.join("assets");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    for module in &MODULES {
+        module.build(&dir, |program| program != name)?;
+    }
+    Ok(dir.join(name))
+}
+
 /// All of [`assets`], given or not, and what `more` modules have.
 pub fn all(target: &Path, more: &[Module]) -> Result<PathBuf> {
     let dir = target.join("assets");

@@ -12,6 +12,7 @@ mod growth;
 mod packet;
 mod stats;
 mod table;
+mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -29,6 +30,8 @@ use table::Table;
 enum Instrument {
     /// Nanoseconds of each program on single packets.
     Packet,
+    /// Connections and requests in a network of namespaces, beside kube-proxy.
+    Traffic,
 }
 
 #[derive(clap::Args)]
@@ -57,6 +60,9 @@ pub struct BenchArgs {
     /// Numbers of Services present: `10,1000`.
     #[arg(long, value_name = "LIST")]
     services: Option<String>,
+    /// Only these contestants, by parts of their names: `packets,nftables`. The one that others are compared with stays.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    contestants: Vec<String>,
     /// Measurements of each row.
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
@@ -93,11 +99,12 @@ impl Bench<'_> {
 }
 
 impl Instrument {
-    const ALL: [Self; 1] = [Self::Packet];
+    const ALL: [Self; 2] = [Self::Packet, Self::Traffic];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Packet => "packet",
+            Self::Traffic => "traffic",
         }
     }
 
@@ -105,12 +112,14 @@ impl Instrument {
     const fn packages(self) -> &'static [&'static str] {
         match self {
             Self::Packet => &["svc-bench"],
+            Self::Traffic => &["svc-agent"],
         }
     }
 
     fn run(self, bench: &Bench<'_>) -> Result<Outcome> {
         match self {
             Self::Packet => packet::run(bench),
+            Self::Traffic => traffic::run(bench),
         }
     }
 }

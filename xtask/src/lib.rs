@@ -3,6 +3,7 @@
 
 pub mod agents;
 pub mod ebpf;
+pub mod load;
 pub mod programs;
 pub mod signals;
 pub mod topology;

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::traffic;
+use xtask::{load, traffic};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Builds, runs, shows and tests svcplane")]
@@ -56,6 +56,12 @@ enum Verb {
     /// Keeps one socket in use (what shows that established connections live on).
     #[command(hide = true)]
     Talk(traffic::TalkArgs),
+    /// Does work as it is told on stdin (what clients of the benchmark run).
+    #[command(hide = true)]
+    Load(load::LoadArgs),
+    /// Answers what `load` asks (what servers of the benchmark run).
+    #[command(hide = true)]
+    Bear(load::BearArgs),
 }
 
 fn main() -> ExitCode {
@@ -76,13 +82,15 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(args) => return demo::demo(&args),
         Verb::Enter(args) => demo::enter(&args)?,
         Verb::E2e(args) => return e2e::e2e(&args),
-        Verb::Bench(args) => return bench::bench(&args),
         Verb::Test(args) => return layers::test(&args),
+        Verb::Bench(args) => return bench::bench(&args),
         Verb::Serve(args) => traffic::serve(&args)?,
         Verb::Probe(args) => traffic::probe(&args)?,
         Verb::Survey(args) => traffic::survey(&args)?,
         Verb::Ask(args) => traffic::ask(&args)?,
         Verb::Talk(args) => traffic::talk(&args)?,
+        Verb::Load(args) => load::load(&args)?,
+        Verb::Bear(args) => load::bear(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -43,6 +43,8 @@ pub struct Options {
     /// Lets `eth0` of nodes and client behave as a NIC does: checksums are finished before the wire, and XDP_TX and
     /// XDP_REDIRECT find a peer that takes frames.
     pub like_nics: bool,
+    /// The svc-agent of its nodes, if not the one beside this executable.
+    pub agent: Option<PathBuf>,
     /// The name of every part instead of one made from the process id; an older one of that name is removed first.
     pub name: Option<String>,
 }
@@ -53,6 +55,7 @@ impl Default for Options {
             mtu: 1500,
             cni: Cni::default(),
             like_nics: false,
+            agent: None,
             name: None,
         }
     }
@@ -191,7 +194,11 @@ impl Topology {
     /// `svc-agent` on a node, with its verb and the flags that say which node it is and where its state lies.
     pub fn agent(&self, node: &str, verb: &str) -> Result<Command> {
         let place = self.place(node);
-        let mut command = self.command(node, crate::programs::workspace_binary("svc-agent")?)?;
+        let agent = match &self.options.agent {
+            Some(agent) => agent.clone(),
+            None => crate::programs::workspace_binary("svc-agent")?,
+        };
+        let mut command = self.command(node, agent)?;
         command.arg(verb).arg("--bpf-root").arg(self.bpf_root(node));
         if verb == "run" {
             command
