@@ -68,9 +68,14 @@ pub fn program(target: &Path, name: &str) -> Result<PathBuf> {
 
 /// All of [`assets`], given or not, and what `more` modules have.
 pub fn all(target: &Path, more: &[Module]) -> Result<PathBuf> {
+    these(target, MODULES.iter().chain(more))
+}
+
+/// What these modules have.
+pub fn these<'a>(target: &Path, modules: impl IntoIterator<Item = &'a Module>) -> Result<PathBuf> {
     let dir = target.join("assets");
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    for module in MODULES.iter().chain(more) {
+    for module in modules {
         module.build(&dir, |_| false)?;
     }
     Ok(dir)

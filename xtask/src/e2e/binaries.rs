@@ -8,21 +8,30 @@ use super::Lab;
 use crate::assets::{self, KUBERNETES, Module, go, sources};
 use crate::setup::run;
 
-const MODULES: [Module; 3] = [
+/// What runs the suite, whatever cluster it is.
+const SUITE: Module = Module {
+    folder: KUBERNETES,
+    tags: "",
+    programs: &[
+        ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+        ("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"),
+        ("e2e.test", "k8s.io/kubernetes/test/e2e"),
+    ],
+};
+
+/// What a cluster of namespaces is made of.
+const CLUSTER: [Module; 3] = [
     Module {
         folder: KUBERNETES,
         tags: "",
         programs: &[
             ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
             ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
-            ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
             ("agnhost", "k8s.io/kubernetes/test/images/agnhost"),
             (
                 "regression-issue-74839",
                 "k8s.io/kubernetes/test/images/regression-issue-74839",
             ),
-            ("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo"),
-            ("e2e.test", "k8s.io/kubernetes/test/e2e"),
         ],
     },
     Module {
@@ -68,9 +77,15 @@ const MODULES: [Module; 3] = [
     },
 ];
 
+/// Makes what runs the suite and is not there yet.
+pub(super) fn suite(lab: &Lab) -> Result<()> {
+    assets::these(&lab.target, [&SUITE]).map(drop)
+}
+
 /// Makes what is not there yet.
 pub(super) fn build(lab: &Lab) -> Result<()> {
-    assets::all(&lab.target, &MODULES)?;
+    suite(lab)?;
+    assets::all(&lab.target, &CLUSTER)?;
     if lab.bin("pause").is_file() {
         return Ok(());
     }

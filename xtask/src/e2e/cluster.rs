@@ -62,12 +62,19 @@ pub(super) fn within(part: &str, program: impl AsRef<std::ffi::OsStr>) -> Comman
     command
 }
 
+/// A program of ours where it reaches the cluster: in a namespace, if the cluster is made of them.
+pub(super) fn program(lab: &Lab, part: &str, name: &str) -> Command {
+    if lab.elsewhere.is_some() {
+        Command::new(lab.bin(name))
+    } else {
+        within(part, lab.bin(name))
+    }
+}
+
 /// kubectl as the cluster's administrator.
 pub(super) fn kubectl(lab: &Lab) -> Command {
-    let mut command = within("control", lab.bin("kubectl"));
-    command
-        .arg("--kubeconfig")
-        .arg(lab.state("admin.kubeconfig"));
+    let mut command = program(lab, "control", "kubectl");
+    command.arg("--kubeconfig").arg(lab.kubeconfig());
     command
 }
 

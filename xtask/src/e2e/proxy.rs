@@ -12,7 +12,7 @@ use super::nodes::{inside, wait_for_dns};
 use super::{Lab, Proxy, images};
 use crate::setup::{run, step};
 
-const IMAGE: &str = "svcplane.test/svc-agent:e2e";
+pub(super) const IMAGE: &str = "svcplane.test/svc-agent:e2e";
 
 pub(super) fn start(lab: &Lab, agent: &Path, flags: &[String]) -> Result<()> {
     // kube-proxy's, which the suite asks for. It also wants a pod of another node to be an outside client, so there is no
@@ -61,36 +61,71 @@ fn daemonset(lab: &Lab, agent: &Path, flags: &[&str]) -> Result<()> {
             .args("-a /run/containerd/containerd.sock -n k8s.io images import --local".split(' '));
         run(import.arg(&image))?;
     }
-    let read = |file: &str| {
-        fs::read_to_string(lab.sources.join("deploy").join(file))
-            .with_context(|| format!("cannot read deploy/{file}"))
-    };
-    apply(lab, &read("rbac.yaml")?)?;
-    let mut manifest = read("daemonset.yaml")?;
-    let more: String = flags.iter().map(|flag| format!(", '{flag}'")).collect();
-    for (blank, filled) in [
-        ("svc-agent:latest", IMAGE.to_owned()),
-        ("value: ''", format!("value: '{API_SERVER}'")),
-        (
-            "{path: /sys/fs/cgroup, ",
-            format!("{{path: {}, ", cgroup_root()),
-        ),
-        (
-            "--bpf-root=/sys/fs/bpf/svcplane]",
-            format!("--bpf-root=/sys/fs/bpf/svcplane{more}]"),
-        ),
-    ] {
-        ensure!(
-            manifest.contains(blank),
-            "deploy/daemonset.yaml has no {blank} to fill in"
-        );
-        manifest = manifest.replace(blank, &filled);
+    Deployment {
+        image: IMAGE,
+        host: &API_SERVER.to_string(),
+        port: "6443",
+        cgroup: cgroup_root(),
+        flags,
     }
-    apply(lab, &manifest)?;
-    kube(
-        lab,
-        "-n kube-system rollout status daemonset/svc-agent --timeout=120s",
-    )
+    .apply(lab)
+}
+
+/// What deploy/daemonset.yaml leaves to who applies it.
+pub(super) struct Deployment<'a> {
+    pub(super) image: &'a str,
+    /// The API server's own address.
+    pub(super) host: &'a str,
+    pub(super) port: &'a str,
+    /// Where nodes have cgroup2.
+    pub(super) cgroup: &'a str,
+    /// More of them for svc-agent.
+    pub(super) flags: &'a [&'a str],
+}
+
+impl Deployment<'_> {
+    /// Applies deploy/, and waits until the agents are ready.
+    pub(super) fn apply(&self, lab: &Lab) -> Result<()> {
+        let read = |file: &str| {
+            fs::read_to_string(lab.sources.join("deploy").join(file))
+                .with_context(|| format!("cannot read deploy/{file}"))
+        };
+        apply(lab, &read("rbac.yaml")?)?;
+        apply(lab, &self.filled(&read("daemonset.yaml")?)?)?;
+        kube(
+            lab,
+            "-n kube-system rollout status daemonset/svc-agent --timeout=180s",
+        )
+    }
+
+    fn filled(&self, manifest: &str) -> Result<String> {
+        let more: String = self
+            .flags
+            .iter()
+            .map(|flag| format!(", '{flag}'"))
+            .collect();
+        let mut manifest = manifest.to_owned();
+        for (blank, filled) in [
+            ("svc-agent:latest", self.image.to_owned()),
+            ("value: ''", format!("value: '{}'", self.host)),
+            ("value: '6443'", format!("value: '{}'", self.port)),
+            (
+                "{path: /sys/fs/cgroup, ",
+                format!("{{path: {}, ", self.cgroup),
+            ),
+            (
+                "--bpf-root=/sys/fs/bpf/svcplane]",
+                format!("--bpf-root=/sys/fs/bpf/svcplane{more}]"),
+            ),
+        ] {
+            ensure!(
+                manifest.matches(blank).count() == 1,
+                "deploy/daemonset.yaml has no {blank} to fill in"
+            );
+            manifest = manifest.replace(blank, &filled);
+        }
+        Ok(manifest)
+    }
 }
 
 /// Where the nodes find their part of cgroup2: beside the hierarchies of cgroup v1, or in their place.
@@ -99,5 +134,32 @@ fn cgroup_root() -> &'static str {
         "/sys/fs/cgroup/unified"
     } else {
         "/sys/fs/cgroup"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemonset_has_every_blank_that_is_filled_in() {
+        let deployment = Deployment {
+            image: "registry.example/agent:1",
+            host: "192.0.2.1",
+            port: "443",
+            cgroup: "/cgroup2",
+            flags: &["--dsr=ipip", "-v"],
+        };
+        let manifest = include_str!("../../../deploy/daemonset.yaml");
+        let filled = deployment.filled(manifest).unwrap();
+        for part in [
+            "image: registry.example/agent:1\n",
+            "value: '192.0.2.1'",
+            "value: '443'",
+            "{path: /cgroup2, type: Directory}",
+            "--bpf-root=/sys/fs/bpf/svcplane, '--dsr=ipip', '-v']",
+        ] {
+            assert!(filled.contains(part), "{part} is not in\n{filled}");
+        }
     }
 }

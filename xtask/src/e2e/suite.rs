@@ -10,14 +10,16 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::cluster::within;
+use super::cluster::program;
 use super::{E2eArgs, Lab};
 use crate::setup::step;
 
 pub(super) const FOCUS: &str = r"\[sig-network\]";
 /// Network policy, ingress, the Internet, changes of the whole DNS server: not a proxy's work, or
 /// more than the cluster has. SCTP sockets: more than some kernels have.
-pub(super) const SKIP: &str = r"\[Disruptive\]|Netpol|Ingress|DNS configMap|\[Feature:(SCTPConnectivity|Networking-|PerformanceDNS|KubeProxyNFAcct|KubeProxyDaemonSet)|\[Provider:|sig-windows";
+const SKIP: &str = r"\[Disruptive\]|Netpol|Ingress|DNS configMap|\[Feature:(SCTPConnectivity|Networking-|PerformanceDNS|KubeProxyNFAcct|KubeProxyDaemonSet)|\[Provider:|sig-windows";
+/// Somebody has to give out addresses: here a small balancer of our own, elsewhere perhaps nobody.
+const BALANCED: &str = "LoadBalancer";
 
 /// What of ginkgo's JSON report (types.Report) is of use here.
 #[derive(Deserialize)]
@@ -101,17 +103,14 @@ pub(super) fn run(lab: &Lab, args: &E2eArgs) -> Result<Outcome> {
         log.display()
     ));
     let output = fs::File::create(&log).context("cannot write the suite's output")?;
-    let mut ginkgo = within("client", lab.bin("ginkgo"));
+    let mut ginkgo = program(lab, "client", "ginkgo");
     ginkgo
         .args(["--timeout=2h", "--no-color", "--json-report=report.json"])
         .arg(format!("--procs={}", args.procs))
         .arg(format!("--output-dir={}", folder.display()))
         .arg(lab.bin("e2e.test"))
         .arg("--")
-        .arg(format!(
-            "--kubeconfig={}",
-            lab.state("admin.kubeconfig").display()
-        ))
+        .arg(format!("--kubeconfig={}", lab.kubeconfig().display()))
         .arg(format!("--kubectl-path={}", lab.bin("kubectl").display()))
         .arg(format!("--num-nodes={}", lab.nodes))
         .args([
@@ -120,7 +119,7 @@ pub(super) fn run(lab: &Lab, args: &E2eArgs) -> Result<Outcome> {
             "--dump-logs-on-failure=false",
         ])
         .args(["--ginkgo.seed=1", &format!("--ginkgo.focus={}", args.focus)])
-        .arg(format!("--ginkgo.skip={}", args.skip))
+        .arg(format!("--ginkgo.skip={}", skip(lab, args)))
         .current_dir(&folder)
         .stdin(Stdio::null())
         .stdout(
@@ -143,6 +142,14 @@ pub(super) fn run(lab: &Lab, args: &E2eArgs) -> Result<Outcome> {
             .filter_map(spec)
             .collect(),
     })
+}
+
+fn skip(lab: &Lab, args: &E2eArgs) -> String {
+    match &args.skip {
+        Some(skip) => skip.clone(),
+        None if lab.elsewhere.is_some() => format!("{SKIP}|{BALANCED}"),
+        None => SKIP.to_owned(),
+    }
 }
 
 /// None: it was not selected, or is none (set-up that went well).
@@ -177,8 +184,7 @@ pub(super) fn record(lab: &Lab, file: &Path, outcomes: &[Outcome]) -> Result<()>
     );
     let results = lab.dir.join("results");
     fs::create_dir_all(&results).context("cannot make the folder of results")?;
-    let setting = format!("{:?}, {:?}", lab.proxy, lab.cni).to_lowercase();
-    fs::write(results.join(&setting), serde_json::to_vec(outcomes)?)
+    fs::write(results.join(lab.setting()), serde_json::to_vec(outcomes)?)
         .context("cannot keep the results")?;
 
     let mut settings: BTreeMap<String, Vec<Outcome>> = BTreeMap::new();
