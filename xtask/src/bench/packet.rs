@@ -163,14 +163,17 @@ fn figure(line: &Line) -> Figure {
 const ABOVE: &str =
     "Nanoseconds a packet above an empty program, least of all bursts, in brackets the median.";
 
+/// A row's names, and its cells by their columns.
+type Row<K> = (Vec<String>, BTreeMap<K, String>);
+
 /// Rows by name, columns by what `column` says.
 fn pivot<'a, K: Ord + Clone>(
     lines: impl Iterator<Item = &'a Line>,
     column: impl Fn(&Line) -> K,
     name: impl Fn(&Line) -> Vec<String>,
-) -> (Vec<K>, Vec<(Vec<String>, BTreeMap<K, String>)>) {
+) -> (Vec<K>, Vec<Row<K>>) {
     let mut columns = Vec::new();
-    let mut rows: Vec<(Vec<String>, BTreeMap<K, String>)> = Vec::new();
+    let mut rows: Vec<Row<K>> = Vec::new();
     for line in lines {
         let (key, name) = (column(line), name(line));
         columns.push(key.clone());
