@@ -1,4 +1,4 @@
-//! The rows: which packets go through which program, and what must become of them. The worlds they are in: [`worlds`].
+//! The rows: which packets go through which program, and what must become of them. The worlds they are in: [`mod@worlds`].
 
 mod worlds;
 

@@ -25,7 +25,7 @@ pub(crate) fn all(options: &Options) -> Result<()> {
         let rows = || world.steps.iter().filter_map(Step::row);
         let sockets = world.steps.iter().any(|step| matches!(step, Step::Sockets))
             && !sockets::calls(&options.only).is_empty();
-        if !sockets && !rows().any(|row| wanted(row)) {
+        if !sockets && !rows().any(&wanted) {
             continue;
         }
         let families = [false, true].map(|v6| rows().any(|row| row.v6() == v6 && wanted(row)));
