@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use crate::config::Check;
 use crate::dataplane;
 use crate::node::{Devices, Reached, Selection, SnatPorts, Watch, default_addresses};
+use crate::realtime;
 use crate::rivals;
 use crate::run::cgroup_root;
 
@@ -40,6 +41,7 @@ pub fn check(options: &Check) -> Result<()> {
         cgroup(options),
         forwarding(),
     ];
+    findings.extend(realtime::warning().map(Warning));
     findings.extend(devices(options));
     findings.extend(reverse_path_filter());
     findings.extend(snat_ports());

@@ -16,7 +16,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::plan::MAX_CLUSTER_RANGES;
 
 /// Where the pins are when nothing else is said.
 pub const DEFAULT_BPF_ROOT: &str = "/sys/fs/bpf/svcplane";
@@ -322,5 +325,20 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Erro
         Verb::Run(run) => run.config.clone(),
         Verb::Get(_) | Verb::Check(_) | Verb::Cleanup(_) => None,
     };
-    file.map_or(Ok(cli), |path| file::parse_with(argv, &path))
+    let cli = match file {
+        Some(path) => file::parse_with(argv, &path)?,
+        None => cli,
+    };
+    match &cli.verb {
+        Verb::Run(run) if run.cluster_cidr.len() > MAX_CLUSTER_RANGES as usize => {
+            Err(Cli::command().error(
+                ErrorKind::TooManyValues,
+                format!(
+                    "--cluster-cidr names {} ranges, and {MAX_CLUSTER_RANGES} are the most; join neighbours into larger ones",
+                    run.cluster_cidr.len()
+                ),
+            ))
+        }
+        Verb::Run(_) | Verb::Get(_) | Verb::Check(_) | Verb::Cleanup(_) => Ok(cli),
+    }
 }

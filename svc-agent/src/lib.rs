@@ -22,6 +22,7 @@ pub mod netlink;
 pub mod node;
 pub mod notices;
 pub mod plan;
+pub mod realtime;
 pub mod reconcile;
 pub mod refusals;
 pub mod rivals;

@@ -45,6 +45,9 @@ pub struct Capacities {
     pub ranges: u32,
 }
 
+/// How many ranges `--cluster-cidr` can name.
+pub const MAX_CLUSTER_RANGES: u32 = 256;
+
 impl Default for Capacities {
     fn default() -> Self {
         Self {
@@ -53,7 +56,8 @@ impl Default for Capacities {
             slots: table::MAX_SLOTS,
             services: table::MAX_SERVICES,
             backends: table::MAX_BACKENDS,
-            ranges: table::MAX_RANGES,
+            // The cluster's own are always let in: those of before a restart and those of after it.
+            ranges: table::MAX_RANGES - 2 * MAX_CLUSTER_RANGES,
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::health::{Health, NodePortChecks};
 use crate::node::{Devices, Selection, Watch};
 use crate::notices::{Notices, Regarding};
 use crate::plan::Planner;
+use crate::realtime;
 use crate::reconcile::Reconciler;
 use crate::refusals::Refusals;
 use crate::rivals;
@@ -163,8 +164,11 @@ impl<'a> Agent<'a> {
         agent
             .reconciler
             .set_cluster_ranges(options.cluster_cidr.iter().copied());
-        for rival in rivals::find(&agent.devices) {
-            tracing::warn!("{rival}");
+        for warning in rivals::find(&agent.devices)
+            .into_iter()
+            .chain(realtime::warning())
+        {
+            tracing::warn!("{warning}");
         }
         agent.attach();
         Ok(agent)

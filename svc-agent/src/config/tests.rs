@@ -201,3 +201,16 @@ fn lifetimes_are_given_as_kube_proxy_takes_them() {
     assert_eq!(run.conntrack_udp_timeout_stream.or(120), 120);
     assert_eq!(run.conntrack_tcp_timeout_close_wait.or(60), 60);
 }
+
+#[test]
+fn the_clusters_ranges_are_few_enough_to_have_room() {
+    let ranges = |count: usize| {
+        let ranges: Vec<String> = (0..count)
+            .map(|n| format!("10.{}.{}.0/24", n / 256, n % 256))
+            .collect();
+        run(&["--cluster-cidr", &ranges.join(",")])
+    };
+    assert_eq!(ranges(256).unwrap().cluster_cidr.len(), 256);
+    let error = ranges(257).unwrap_err();
+    assert!(error.contains("--cluster-cidr names 257 ranges"), "{error}");
+}

@@ -1,5 +1,6 @@
 //! The HTTP server behind every answer of the agent: one task per listener, and with the task its connections end.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,13 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// A client that does not finish its request is sent away.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections of one listener at once. More are nobody's who only asks how the node is.
+pub(super) const MOST: usize = 128;
 
 /// What is sent back: 200 when well, else 503.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,9 +90,11 @@ fn response(status: StatusCode, content_type: &'static str, body: String) -> Res
     response
 }
 
-/// Serves until it is dropped, which closes the listener and every connection.
+/// Serves until it is dropped, which closes the listener and every connection. When there are too many of these, the one
+/// that is open longest is closed: who asks now is answered.
 pub(super) async fn accept(listener: TcpListener, answers: Arc<impl Answers>) {
     let mut connections = JoinSet::new();
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -100,7 +106,13 @@ pub(super) async fn accept(listener: TcpListener, answers: Arc<impl Answers>) {
             }
         };
         while connections.try_join_next().is_some() {}
-        connections.spawn(converse(stream, answers.clone()));
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= MOST
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        open.push_back(connections.spawn(converse(stream, answers.clone())));
     }
 }
 

@@ -88,6 +88,39 @@ async fn the_listener_answers_and_turns_away() {
 }
 
 #[tokio::test]
+async fn who_asks_is_answered_however_many_are_silent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let answer = || Answer {
+        well: true,
+        content_type: "text/plain",
+        body: String::new(),
+        weight: None,
+    };
+    tokio::spawn(accept(listener, Arc::new(http::Always(answer))));
+    let mut silent = Vec::new();
+    for _ in 0..http::MOST + 1 {
+        silent.push(TcpStream::connect(addr).await.unwrap());
+    }
+    let asked = std::time::Instant::now();
+    assert!(get(addr, "GET /").await.starts_with("HTTP/1.1 200"));
+    assert!(asked.elapsed() < std::time::Duration::from_secs(2));
+    // The first two made room for the last silent one and for who asked; the others may still ask.
+    for first in &mut silent[..2] {
+        let ended = first.read(&mut [0; 1]).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    }
+    let last = silent.last_mut().unwrap();
+    last.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    last.read_to_string(&mut text).await.unwrap();
+    assert!(
+        text.starts_with("HTTP/1.0 200") || text.starts_with("HTTP/1.1 200"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn metrics_are_made_anew_for_each_scrape_and_the_mode_is_told() {
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
