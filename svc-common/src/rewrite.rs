@@ -73,26 +73,29 @@ pub fn apply<F: Family>(
     apply_transport(edit, l3, segment, to).ok_or(Reason::RewriteFailed)
 }
 
-#[inline(always)]
+/// One function, of what every packet of a flow costs: a call is dear where the kernel guards its returns.
+#[inline(never)]
 fn apply_transport<F: Family>(
     edit: &mut impl Edit,
     l3: usize,
     segment: &Segment<F>,
     to: &Rewrite<F>,
 ) -> Option<()> {
+    let addresses = to.addresses_since(&segment.key);
     if segment.has_ports() && segment.key.proto == SCTP as u16 {
         fix_sctp(&edit.packet(), l3, segment, to)?;
     } else if segment.has_ports() {
-        fix_transport(edit, segment, to)?;
+        fix_transport(edit, segment, to, addresses)?;
     }
-    write_tuple(&edit.packet(), l3, segment, to)
+    write_tuple(&edit.packet(), l3, segment, to, addresses)
 }
 
-#[inline(never)]
+#[inline(always)]
 fn fix_transport<F: Family>(
     edit: &mut impl Edit,
     segment: &Segment<F>,
     to: &Rewrite<F>,
+    addresses: Delta,
 ) -> Option<()> {
     let from = &segment.key;
     let proto = from.proto as u8;
@@ -101,8 +104,7 @@ fn fix_transport<F: Family>(
         UDP => udp::CHECKSUM,
         _ => return Some(()),
     };
-    let (addresses, ports) = (to.addresses_since(from), to.ports_since(from));
-    edit.fix_transport(segment.l4() + field, addresses, ports, proto)
+    edit.fix_transport(segment.l4() + field, addresses, to.ports_since(from), proto)
 }
 
 /// SCTP's checksum covers the ports and no pseudo-header. That of a first fragment depends on the length of the whole,
@@ -129,20 +131,20 @@ fn fix_sctp<F: Family>(
     packet.set(segment.l4() + sctp::CHECKSUM, field)
 }
 
-#[inline(never)]
+#[inline(always)]
 fn write_tuple<F: Family>(
     packet: &Packet,
     l3: usize,
     segment: &Segment<F>,
     to: &Rewrite<F>,
+    addresses: Delta,
 ) -> Option<()> {
-    let from = &segment.key;
     if segment.has_ports() {
         packet.set(segment.l4(), [to.sport.0, to.dport.0])?;
     }
     packet.set(l3 + F::SRC, to.src)?;
     packet.set(l3 + F::DST, to.dst)?;
-    F::fix_header(packet, l3, to.addresses_since(from))
+    F::fix_header(packet, l3, addresses)
 }
 
 /// An ICMP error (RFC 5508 §4). In two functions for the sake of the stack.

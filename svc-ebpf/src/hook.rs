@@ -379,6 +379,9 @@ impl<F: Family> Edit for SkbEdit<'_, F> {
         if status != 0 {
             return None;
         }
+        if ports.is_none() {
+            return Some(());
+        }
         // SAFETY: as above.
         let status = unsafe { bpf::bpf_l4_csum_replace(skb, off, 0, ports.0 as u64, udp) };
         (status == 0).then_some(())
