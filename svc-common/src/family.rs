@@ -8,12 +8,14 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bytemuck::{Pod, Zeroable};
 
 /// An address as `N` 16-bit words in network byte order, as they lie in a header. The Internet checksum adds such
-/// words as they are, and two bytes is all the alignment that holds behind an Ethernet header.
-#[repr(transparent)]
+/// words as they are. Aligned to four bytes, so that tables and stack move it by that much: what a look-up hashes by
+/// fours must have been written by fours, or the processor waits for the halves to come together. Only
+/// [`crate::packet`] meets it where no more than two bytes of alignment hold.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Ip<const N: usize>(pub [u16; N]);
 
-// SAFETY: a transparent array of u16 has no padding and no invalid bit pattern.
+// SAFETY: an even number of u16, as asserted below, has no padding and no invalid bit pattern.
 unsafe impl<const N: usize> Zeroable for Ip<N> {}
 // SAFETY: as above; Ip is Copy and 'static.
 unsafe impl<const N: usize> Pod for Ip<N> {}
@@ -47,6 +49,11 @@ pub trait Addr: Pod + Eq + Ord + Hash + Debug {
     /// # Panics
     /// Past the last word.
     fn word(&self, i: usize) -> u16;
+    /// Words `2 * i` and the one behind it, as they lie in memory.
+    ///
+    /// # Panics
+    /// Past the last word.
+    fn double(&self, i: usize) -> u32;
     /// All zeroes: "no address".
     const UNSPECIFIED: Self;
 }
@@ -58,6 +65,19 @@ impl<const N: usize> Addr for Ip<N> {
     fn word(&self, i: usize) -> u16 {
         // SAFETY: a reference to a word is valid for reads.
         unsafe { (&raw const self.0[i]).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn double(&self, i: usize) -> u32 {
+        const {
+            assert!(
+                N.is_multiple_of(2) && size_of::<Self>() == 2 * N,
+                "no padding"
+            )
+        };
+        assert!(i < N / 2, "past the last word");
+        // SAFETY: in bounds by the above, aligned by the type.
+        unsafe { (&raw const self.0).cast::<u32>().add(i).read_volatile() }
     }
     const UNSPECIFIED: Self = Self([0; N]);
 }

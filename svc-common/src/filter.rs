@@ -64,13 +64,12 @@ impl Bit {
 /// Up to four words of an address, from the `start`th.
 #[inline(always)]
 fn quad<A: Addr>(addr: &A, start: usize) -> u64 {
-    let mut quad = 0;
-    let mut i = 0;
-    while i < 4 && start + i < A::WORDS {
-        quad |= (addr.word(start + i) as u64) << (16 * i);
-        i += 1;
+    let low = addr.double(start / 2) as u64;
+    if A::WORDS > 2 {
+        low | (addr.double(start / 2 + 1) as u64) << 32
+    } else {
+        low
     }
-    quad
 }
 
 #[cfg(test)]

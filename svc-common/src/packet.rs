@@ -51,7 +51,7 @@ impl<'a> Packet<'a> {
     pub fn get<T: Pod>(&self, off: usize) -> Option<T> {
         let at = self.at::<T>(off)?;
         // SAFETY: `at` has checked the bounds and the alignment; Pod has no invalid values.
-        Some(unsafe { at.read() })
+        Some(unsafe { read(at) })
     }
 
     /// Overwrites the `T` at `off`; None past the end.
@@ -59,16 +59,16 @@ impl<'a> Packet<'a> {
     pub fn set<T: Pod>(&self, off: usize, value: T) -> Option<()> {
         let at = self.at::<T>(off)?;
         // SAFETY: as in `get`; the bytes are writable by the contract of `new`.
-        unsafe { at.write(value) };
+        unsafe { write(at, value) };
         Some(())
     }
 
     #[inline(always)]
     fn at<T: Pod>(&self, off: usize) -> Option<*mut T> {
-        // Headers lie at even offsets, and that is all: the BPF backend would split anything wider into bytes.
+        // Headers lie at even offsets, and that is all.
         const {
             assert!(
-                align_of::<T>() <= 2 && size_of::<T>() <= 64,
+                align_of::<T>() <= 4 && size_of::<T>() <= 64,
                 "copied by value"
             )
         };
@@ -81,6 +81,87 @@ impl<'a> Packet<'a> {
             Some(at as *mut T)
         }
     }
+}
+
+/// # Safety
+/// Valid for reads; aligned to two bytes if `T` has any alignment.
+#[inline(always)]
+unsafe fn read<T: Pod>(at: *mut T) -> T {
+    if align_of::<T>() <= 2 {
+        // SAFETY: by the contract.
+        return unsafe { at.read() };
+    }
+    let mut value = T::zeroed();
+    let mut i = 0;
+    while i < size_of::<T>() / 4 {
+        // SAFETY: by the contract; `value` is as long, and aligned to four bytes.
+        unsafe {
+            (&raw mut value)
+                .cast::<u32>()
+                .add(i)
+                .write(load(at.cast::<u8>().add(4 * i)));
+        }
+        i += 1;
+    }
+    value
+}
+
+/// # Safety
+/// Valid for writes; aligned to two bytes if `T` has any alignment.
+#[inline(always)]
+unsafe fn write<T: Pod>(at: *mut T, value: T) {
+    if align_of::<T>() <= 2 {
+        // SAFETY: by the contract.
+        return unsafe { at.write(value) };
+    }
+    let mut i = 0;
+    while i < size_of::<T>() / 4 {
+        // SAFETY: as in `read`.
+        unsafe {
+            let word = (&raw const value).cast::<u32>().add(i).read();
+            store(at.cast::<u8>().add(4 * i), word);
+        }
+        i += 1;
+    }
+}
+
+/// Four bytes from anywhere, which is one instruction: the BPF backend would split them, but the kernel allows it where
+/// the processor does.
+///
+/// # Safety
+/// Valid for reads.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+unsafe fn load(at: *const u8) -> u32 {
+    let word: u64;
+    // SAFETY: by the contract.
+    unsafe {
+        core::arch::asm!("{0} = *(u32 *)({1} + 0)", out(reg) word, in(reg) at, options(readonly, nostack));
+    }
+    word as u32
+}
+
+#[cfg(not(target_arch = "bpf"))]
+unsafe fn load(at: *const u8) -> u32 {
+    // SAFETY: by the contract.
+    unsafe { at.cast::<u32>().read_unaligned() }
+}
+
+/// # Safety
+/// Valid for writes.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+unsafe fn store(at: *mut u8, word: u32) {
+    // SAFETY: by the contract.
+    unsafe {
+        core::arch::asm!("*(u32 *)({0} + 0) = {1}", in(reg) at, in(reg) word as u64, options(nostack));
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
+unsafe fn store(at: *mut u8, word: u32) {
+    // SAFETY: by the contract.
+    unsafe { at.cast::<u32>().write_unaligned(word) }
 }
 
 /// `start + off`, as one instruction whose result the optimiser cannot take apart.

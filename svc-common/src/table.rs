@@ -440,6 +440,6 @@ mod user {
     unsafe impl aya::Pod for super::NodeConfig {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::ServiceLabel {}
-    // SAFETY: a transparent array of u16.
+    // SAFETY: no padding, as family.rs asserts.
     unsafe impl<const N: usize> aya::Pod for crate::family::Ip<N> {}
 }
