@@ -9,6 +9,7 @@ mod chart;
 mod document;
 mod figure;
 mod growth;
+mod noise;
 mod packet;
 mod stats;
 mod table;
@@ -190,7 +191,13 @@ fn report(
         folder.join(format!("{name}.json")).display()
     ));
     if bench.args.record {
-        document::record(&docs(), name, &outcome.tables, &outcome.charts)?;
+        document::record(
+            &docs(),
+            name,
+            &outcome.tables,
+            &outcome.charts,
+            &outcome.noise,
+        )?;
     }
     Ok(outcome.noise.is_empty())
 }
@@ -207,7 +214,7 @@ fn grow(bench: &Bench<'_>, folder: &Path) -> Result<()> {
     }
     print!("{}", table.terminal());
     if bench.args.record {
-        document::record(&docs(), "growth", &[table], &[])?;
+        document::record(&docs(), "growth", &[table], &[], &[])?;
     }
     Ok(())
 }

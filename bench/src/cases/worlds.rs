@@ -110,16 +110,24 @@ fn floors(flows: &[u32]) -> Vec<Step> {
     steps
 }
 
-/// Packets to an address that is nobody's business here.
+/// Packets to addresses that are nobody's business here.
+fn elsewhere(v6: bool, flows: u32) -> Plan {
+    let first = FAR.at(v6, 1 << 14);
+    Plan {
+        vip: low(first),
+        vip_mask: (flows - 1) & 0x3fff,
+        ..requests(&to(v6, first), flows)
+    }
+}
+
 fn not_ours(v6: bool, flows: &[u32]) -> Vec<Step> {
-    let frame = to(v6, FAR.at(v6, 9_999));
     let mut steps = Vec::new();
     for program in [POD_IN, POD_OUT, NODE_IN, NODE_OUT, XDP] {
         for flows in flows {
             steps.push(row(
                 program,
                 "not ours",
-                requests(&frame, *flows),
+                elsewhere(v6, *flows),
                 Outcome::Passes,
             ));
         }
@@ -246,17 +254,21 @@ fn many(v6: bool, flows: u32, services: u32) -> Vec<Step> {
         vip_mask: (1 << services.max(1).ilog2()) - 1,
         ..requests(frame, flows)
     };
-    let elsewhere = requests(&to(v6, FAR.at(v6, 9_999)), flows);
     let (one, all) = (to(v6, VIPS.at(v6, NEAR)), to(v6, PLAIN.at(v6, 0)));
     let rewritten = |case, plan| row(POD_IN, case, plan, Outcome::Rewritten);
     vec![
         row(
             POD_IN,
             "many Services: not ours",
-            elsewhere,
+            elsewhere(v6, flows),
             Outcome::Passes,
         ),
-        row(XDP, "many Services: not ours", elsewhere, Outcome::Passes),
+        row(
+            XDP,
+            "many Services: not ours",
+            elsewhere(v6, flows),
+            Outcome::Passes,
+        ),
         open(POD_IN, requests(&syn(&one), flows)),
         rewritten("many Services: known flow, to one", requests(&one, flows)),
         open(POD_IN, spread(&syn(&all), flows)),

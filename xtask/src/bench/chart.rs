@@ -7,7 +7,6 @@ use super::table;
 
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = 230.0;
 const TOP: f64 = 56.0;
 const PLOT: f64 = 280.0;
 const BOTTOM: f64 = 52.0;
@@ -43,6 +42,12 @@ pub struct Chart {
 }
 
 impl Chart {
+    /// Where the names of the series begin: what they need is theirs.
+    fn right(&self) -> f64 {
+        let longest = self.series.iter().map(|series| series.name.chars().count());
+        WIDTH - (48.0 + 7.0 * longest.max().unwrap_or(0) as f64).min(WIDTH / 2.0)
+    }
+
     pub fn svg(&self) -> String {
         let height = TOP + PLOT + BOTTOM + self.label_room();
         let mut svg = format!(
@@ -75,16 +80,21 @@ impl Chart {
 
     fn lines(&self, svg: &mut String) {
         let all = || self.series.iter().flat_map(|series| &series.points);
-        let x = Axis::logarithmic(all().map(|(x, _)| *x), LEFT, WIDTH - RIGHT);
+        let x = Axis::logarithmic(all().map(|(x, _)| *x), LEFT, self.right());
         let y = Axis::logarithmic(all().map(|(_, y)| *y), TOP + PLOT, TOP);
-        y.rules(svg);
-        for size in sizes(all().map(|(x, _)| *x)) {
-            let label = table::size(size as u64);
-            text(svg, x.at(size), TOP + PLOT + 20.0, "middle", "", &label);
+        y.rules(svg, self.right());
+        let mut before = f64::INFINITY;
+        for size in sizes(all().map(|(x, _)| *x)).into_iter().rev() {
+            // The largest first: what has no room before it goes without a label.
+            if before - x.at(size) > 36.0 {
+                before = x.at(size);
+                let label = table::size(size as u64);
+                text(svg, before, TOP + PLOT + 20.0, "middle", "", &label);
+            }
         }
         text(
             svg,
-            (LEFT + WIDTH - RIGHT) / 2.0,
+            (LEFT + self.right()) / 2.0,
             TOP + PLOT + 42.0,
             "middle",
             "fill=\"#555\"",
@@ -118,15 +128,15 @@ impl Chart {
         }
         for (y, name, colour) in apart(labels) {
             let style = format!("fill=\"{colour}\"");
-            text(svg, WIDTH - RIGHT + 12.0, y + 4.0, "start", &style, &name);
+            text(svg, self.right() + 12.0, y + 4.0, "start", &style, &name);
         }
     }
 
     fn bars(&self, svg: &mut String, groups: &[String]) {
         let all = || self.series.iter().flat_map(|series| &series.points);
         let y = Axis::linear(all().map(|(_, y)| *y), TOP + PLOT, TOP);
-        y.rules(svg);
-        let group = (WIDTH - RIGHT - LEFT) / groups.len().max(1) as f64;
+        y.rules(svg, self.right());
+        let group = (self.right() - LEFT) / groups.len().max(1) as f64;
         let bar = group * 0.8 / self.series.len().max(1) as f64;
         for (number, (series, colour)) in self.series.iter().zip(COLOURS.iter().cycle()).enumerate()
         {
@@ -140,7 +150,7 @@ impl Chart {
                     TOP + PLOT - top
                 );
                 if bar > 22.0 {
-                    let value = table::number(*value);
+                    let value = short(*value);
                     text(
                         svg,
                         left + bar * 0.47,
@@ -152,7 +162,7 @@ impl Chart {
                 }
             }
             let at = TOP + 20.0 * number as f64;
-            let left = WIDTH - RIGHT + 12.0;
+            let left = self.right() + 12.0;
             let _ = writeln!(
                 svg,
                 "<rect x=\"{left}\" y=\"{at}\" width=\"12\" height=\"12\" fill=\"{colour}\"/>"
@@ -173,7 +183,7 @@ impl Chart {
         let below = TOP + PLOT + 42.0 + self.label_room();
         text(
             svg,
-            (LEFT + WIDTH - RIGHT) / 2.0,
+            (LEFT + self.right()) / 2.0,
             below,
             "middle",
             "fill=\"#555\"",
@@ -182,8 +192,20 @@ impl Chart {
     }
 }
 
+/// A number with as many digits as matter, and no more.
+fn short(value: f64) -> String {
+    let number = table::number(value);
+    match number.contains('.') {
+        true => number
+            .trim_end_matches('0')
+            .trim_end_matches('.')
+            .to_owned(),
+        false => number,
+    }
+}
+
 fn slanted(groups: &[String]) -> bool {
-    let room = (WIDTH - RIGHT - LEFT) / groups.len().max(1) as f64;
+    let room = (WIDTH * 0.7 - LEFT) / groups.len().max(1) as f64;
     groups
         .iter()
         .any(|name| name.chars().count() as f64 * 7.0 > room)
@@ -274,7 +296,7 @@ impl Axis {
     }
 
     /// Horizontal rules with their values.
-    fn rules(&self, svg: &mut String) {
+    fn rules(&self, svg: &mut String, right: f64) {
         let values = if self.logarithmic {
             ticks(self.from, self.to)
         } else {
@@ -291,7 +313,7 @@ impl Axis {
             let _ = writeln!(
                 svg,
                 "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>",
-                WIDTH - RIGHT
+                right
             );
             let label = if value >= 10_000.0 {
                 table::grouped(value as i64)

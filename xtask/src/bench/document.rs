@@ -14,10 +14,14 @@ pub(super) fn record(
     instrument: &str,
     tables: &[Table],
     charts: &[Chart],
+    noise: &[String],
 ) -> Result<()> {
     let images = docs.join("charts");
     fs::create_dir_all(&images).context("cannot make the folder of charts")?;
     let mut section = String::new();
+    if !noise.is_empty() {
+        section += &format!("Recorded on a noisy machine: {}.\n\n", noise.join("; "));
+    }
     for table in tables {
         section += &table.markdown();
         section.push('\n');

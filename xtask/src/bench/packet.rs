@@ -10,13 +10,16 @@ use serde::Deserialize;
 
 use super::chart::{Chart, Kind, Series};
 use super::figure::{Figure, Outcome};
+use super::noise::Meter;
 use super::table::{Table, grouped, size};
 use super::{Bench, stats};
 
-/// A floor whose quartiles are further apart than this share of it was disturbed.
+/// A row was disturbed when half of its bursts, or of the empty program's, took so much longer than the least.
 const QUIET: f64 = 0.25;
 /// So large a share of the rows may be.
-const DISTURBED: f64 = 0.2;
+const NOISY_ROWS: f64 = 0.2;
+/// Others may have so much of the CPUs' time: of two, half of the one that is not measured on.
+const OTHERS: f64 = 0.25;
 
 /// In the order of their rows: floors first.
 const PROGRAMS: [&str; 9] = [
@@ -46,6 +49,7 @@ struct Line {
 }
 
 pub(super) fn run(bench: &Bench<'_>) -> Result<Outcome> {
+    let meter = Meter::start()?;
     let (weights, mut lines): (Vec<_>, Vec<_>) = measure(bench)?
         .into_iter()
         .partition(|line| line.samples.is_empty());
@@ -71,15 +75,19 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Outcome> {
         noise: Vec::new(),
     };
     outcome.tables.retain(|table| !table.rows.is_empty());
-    let noisy = lines
-        .iter()
-        .filter(|line| stats::spread(&line.floor) > QUIET)
-        .count();
-    if noisy as f64 > lines.len() as f64 * DISTURBED {
+    let noisy = lines.iter().filter(|line| line.is_noisy()).count();
+    if noisy as f64 > lines.len() as f64 * NOISY_ROWS {
         outcome.noise.push(format!(
-            "of {} rows, {noisy} had an empty program whose times were more than {:.0} % apart",
+            "{noisy} of {} rows have bursts that are more than {:.0} % apart",
             lines.len(),
             QUIET * 100.0
+        ));
+    }
+    let others = meter.others()?;
+    if others > OTHERS {
+        outcome.noise.push(format!(
+            "other processes took {:.0} % of the CPUs' time",
+            others * 100.0
         ));
     }
     Ok(outcome)
@@ -124,6 +132,14 @@ impl Line {
 
     fn least(&self) -> f64 {
         stats::least(&self.samples) - stats::least(&self.floor)
+    }
+
+    fn is_noisy(&self) -> bool {
+        let apart = |samples: &[f64]| {
+            let least = stats::least(samples);
+            stats::median(samples) - least > least * QUIET
+        };
+        apart(&self.samples) || apart(&self.floor)
     }
 
     fn is_floor(&self) -> bool {
