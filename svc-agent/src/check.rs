@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::config::Check;
+use crate::config::{Check, HostRouting, Xdp};
 use crate::dataplane;
 use crate::node::{Devices, Reached, Selection, SnatPorts, Watch, default_addresses};
 use crate::realtime;
 use crate::rivals;
+use crate::routing::{self, Facts};
 use crate::run::cgroup_root;
 
 /// What one look at the node found.
@@ -190,6 +191,9 @@ fn devices(options: &Check) -> Vec<Finding> {
             others.join(", ")
         )));
     }
+    let hooks = selection.hooks(&devices, &node, Xdp::Off);
+    let verdict = routing::verdict(HostRouting::Auto, false, &Facts::read(&devices, &hooks));
+    findings.push(Good(format!("packets will go {}", verdict.why)));
     findings
 }
 

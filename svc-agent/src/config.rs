@@ -98,7 +98,8 @@ pub struct Run {
     /// Folder on a bpffs for the pinned maps and links.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_BPF_ROOT)]
     pub bpf_root: PathBuf,
-    /// How packets reach pods: by the kernel's routing. `auto` chooses the same today.
+    /// How packets get to pods of this node: by bpf, past the host's stack, or by the kernel's routing; auto: by bpf where
+    /// no netfilter rules, filters or queues of others would miss them.
     #[arg(long, value_enum, default_value_t = HostRouting::Auto)]
     pub host_routing: HostRouting,
     /// Direct server return: how packets from outside get to backends on other nodes, which then see the client and answer
@@ -263,6 +264,8 @@ pub enum SocketLb {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum HostRouting {
     Auto,
+    /// Whatever rules there are for forwarded packets: these do not meet them.
+    Bpf,
     Kernel,
 }
 

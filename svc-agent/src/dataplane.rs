@@ -19,7 +19,7 @@ use svc_common::reason::Reason;
 use svc_common::table::{BOUNCE, NodeConfig};
 
 pub use error::Error;
-pub use links::{BIND_HOOKS, Hook, SOCKET_HOOKS, XdpMode, load_program};
+pub use links::{BIND_HOOKS, Hook, SOCKET_HOOKS, XdpMode, has_other_tcx, load_program};
 pub use maps::Deserted;
 
 use crate::connections::Connections;
@@ -142,6 +142,11 @@ impl Dataplane {
 
     pub fn set_devices(&mut self, addresses: &DeviceAddresses) -> Result<(), Error> {
         self.maps.set_devices(addresses)
+    }
+
+    /// Says which devices of pods packets may be handed to past the stack.
+    pub fn set_peers(&mut self, peers: &BTreeSet<u32>) -> Result<(), Error> {
+        self.maps.set_peers(peers)
     }
 
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {

@@ -26,6 +26,7 @@ pub mod realtime;
 pub mod reconcile;
 pub mod refusals;
 pub mod rivals;
+pub mod routing;
 pub mod run;
 pub mod shares;
 pub mod sockets;

@@ -26,6 +26,10 @@ pub struct Device {
     /// The other end is in another network namespace.
     pub peer_elsewhere: bool,
     pub default_route: bool,
+    /// The queueing discipline of what leaves by it; noqueue, where there is none.
+    pub qdisc: String,
+    /// Filters look at what comes in or leaves (qdisc ingress or clsact).
+    pub classified: bool,
     /// The bond, bridge or the like that it is a port of.
     pub master: Option<u32>,
     /// The device below, of a VLAN device.

@@ -1,7 +1,7 @@
 //! Other service proxies on this node: kube-proxy by what each of its modes leaves in the kernel, by its process and by
 //! its ports; Cilium and Calico by their devices. Only what belongs to this network namespace is looked at.
 
-mod nftables;
+pub mod nftables;
 mod process;
 #[cfg(test)]
 mod tests;
@@ -83,6 +83,7 @@ fn in_nftables(ruleset: &Ruleset) -> Vec<String> {
                  family,
                  table,
                  name,
+                 ..
              }| format!("{family} {table} {name}"),
         )
         .collect();

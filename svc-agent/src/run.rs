@@ -3,6 +3,7 @@
 mod bound;
 mod facts;
 mod pace;
+mod past;
 mod recount;
 mod start;
 mod sysctls;
@@ -31,6 +32,7 @@ use crate::rivals;
 use crate::sockets::Sweeper;
 use crate::source;
 use pace::Pace;
+use past::Past;
 use recount::Recount;
 
 pub use start::cgroup_root;
@@ -70,8 +72,10 @@ pub async fn run(options: &Run) -> Result<()> {
             changed = agent.netlink.changed() => {
                 agent.notified(changed).await?;
             }
+            () = agent.past.changed() => (),
             () = sleep_until(due), if due.is_some() => agent.attach_again().await,
         }
+        agent.look_again();
         agent.settle();
         agent.recount().await;
         agent.serve_health_checks().await;
@@ -113,6 +117,7 @@ struct Agent<'a> {
     attached_for: Vec<IpAddr>,
     synced: bool,
     recount: Recount,
+    past: Past,
 }
 
 impl<'a> Agent<'a> {
@@ -124,7 +129,8 @@ impl<'a> Agent<'a> {
         let mut dataplane = Dataplane::open(&options.bpf_root)?;
         let planner = planner(&mut dataplane)?;
         sysctls::set(options);
-        dataplane.configure(&start::node_config(options)?)?;
+        let config = start::node_config(options)?;
+        dataplane.configure(&config)?;
         if options.takeover {
             start::take_over(&mut dataplane)?;
         }
@@ -160,6 +166,7 @@ impl<'a> Agent<'a> {
             attached_for: Vec::new(),
             synced: false,
             recount: Recount::default(),
+            past: Past::new(config, options.host_routing),
         };
         agent
             .reconciler
@@ -181,6 +188,7 @@ impl<'a> Agent<'a> {
             .into_iter()
             .chain(self.reattach)
             .chain(self.recount.due())
+            .chain(self.past.due())
             .chain(self.health_checks.due())
             .min()
     }

@@ -14,6 +14,8 @@ pub enum Route {
     Inject,
     /// Untouched, in a tunnel to the backend's node, which answers the client itself (DSR).
     Tunnel,
+    /// Handed to the pod of this node that it is for, past the stack ([`crate::onward`]).
+    Peer,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -21,6 +21,7 @@ pub mod filter;
 pub mod flow;
 #[cfg(any(test, feature = "user"))]
 pub mod memory;
+pub mod onward;
 pub mod packet;
 pub mod parse;
 pub mod reason;

@@ -7,6 +7,7 @@ use core::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::family::{Addr, Family};
+use crate::onward::Hop;
 use crate::table::{
     Affinity, Backend, BackendKey, BackendState, Flow, FlowKey, FragmentKey, Frontend, FrontendKey,
     NodeConfig, Ports, SocketKey, SocketPeer, Source, Tables,
@@ -31,6 +32,8 @@ pub struct Memory<F: Family> {
     /// The answers of [`Tables::source_towards`], by destination.
     pub routes: BTreeMap<F::Addr, F::Addr>,
     pub node_address: Option<F::Addr>,
+    /// The answers of [`Tables::peer`], by destination.
+    pub peers: BTreeMap<F::Addr, Hop>,
     /// Seconds of the monotonic clock.
     pub now: Cell<u32>,
     /// The next random numbers; when they have run out, `seed` makes more.
@@ -55,6 +58,7 @@ impl<F: Family> Default for Memory<F> {
             config: None,
             routes: BTreeMap::new(),
             node_address: None,
+            peers: BTreeMap::new(),
             now: Cell::new(0),
             dice: RefCell::default(),
             seed: Cell::new(0x9e37_79b9_7f4a_7c15),
@@ -165,6 +169,10 @@ impl<F: Family> Tables<F> for Memory<F> {
 
     fn source_towards(&self, dst: &F::Addr) -> Option<F::Addr> {
         self.routes.get(dst).copied()
+    }
+
+    fn peer(&self, _: &F::Addr, dst: &F::Addr, _: usize, hop: &mut Hop) -> bool {
+        self.peers.get(dst).map(|peer| *hop = *peer).is_some()
     }
 
     fn node_address(&self) -> Option<F::Addr> {

@@ -6,7 +6,7 @@ use crate::family::{Addr, Family, Port};
 use crate::packet::Packet;
 use crate::reason::{Aside, Reason};
 use crate::table::{FlowKey, FragmentKey, Ports, SCTP, TCP, Tables, UDP};
-use crate::wire::{self, Part, Payload, icmp, tcp};
+use crate::wire::{self, Part, Payload, icmp, tcp, udp};
 
 /// A packet of a transport protocol, or an ICMP error about one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +47,18 @@ impl<F: Family> Segment<F> {
     #[inline(always)]
     pub fn l4(&self) -> usize {
         self.l4 as usize
+    }
+
+    /// How many bytes precede the data.
+    #[inline(always)]
+    pub fn headers(&self, packet: &Packet) -> usize {
+        let transport = if self.key.proto == TCP as u16 {
+            let offset: u8 = packet.get(self.l4() + tcp::OFFSET).unwrap_or(0);
+            (offset >> 4) as usize * 4
+        } else {
+            udp::LEN
+        };
+        self.l4() + transport
     }
 
     /// So many bytes in front of it are gone.

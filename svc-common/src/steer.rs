@@ -8,6 +8,7 @@ use crate::affinity;
 pub use crate::decision::{Decision, Route};
 use crate::family::Family;
 use crate::flow::{self, Known};
+use crate::onward::Hop;
 use crate::packet::Packet;
 use crate::parse::{self, Segment};
 use crate::reason::{Aside, Reason};
@@ -43,6 +44,8 @@ impl Client {
 pub struct Work<F: Family> {
     pub segment: Segment<F>,
     pub decision: Decision<F>,
+    /// Of [`Route::Peer`].
+    pub hop: Hop,
 }
 
 impl<F: Family> Work<F> {
@@ -52,6 +55,11 @@ impl<F: Family> Work<F> {
             to: Rewrite::EMPTY,
             route: Route::Stack,
             reply: false,
+        },
+        hop: Hop {
+            ifindex: 0,
+            dmac: [0; 6],
+            smac: [0; 6],
         },
     };
 }

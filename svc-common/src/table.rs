@@ -6,6 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::family::{Addr, Family, Port, V4, V6};
+use crate::onward::Hop;
 
 /// What the packet line asks of the maps and of the world. The kernel side answers from BPF maps and helpers, tests
 /// from ordinary memory.
@@ -40,6 +41,10 @@ pub trait Tables<F: Family> {
     fn config(&self) -> Option<NodeConfig>;
     /// The address that a packet of this node's leaves with on its way to `dst`; None when there is no route.
     fn source_towards(&self, dst: &F::Addr) -> Option<F::Addr>;
+    /// Fills in the device of the pod of this node that the packet at hand is for, now from `src` to `dst`, where packets may
+    /// be handed to it past the stack and this one is not too big; false where not. `headers`: how many bytes precede the
+    /// data.
+    fn peer(&self, src: &F::Addr, dst: &F::Addr, headers: usize, hop: &mut Hop) -> bool;
     /// The node's primary address.
     fn node_address(&self) -> Option<F::Addr>;
     /// Seconds of the monotonic clock.
@@ -384,6 +389,10 @@ pub mod node_flags {
     /// `--dsr`: remote backends from outside are reached through a tunnel and answer the client themselves.
     pub const DSR_IPIP: u32 = 64;
     pub const DSR_GENEVE: u32 = 128;
+    /// `--host-routing`: what comes from pods for pods here skips the host's stack.
+    pub const PEER_FROM_PODS: u32 = 256;
+    /// The same for what comes in from outside.
+    pub const PEER_FROM_OUTSIDE: u32 = 512;
 }
 
 /// Value of SERVICES: `namespace/name:port` in UTF-8, for people. A restart finds ids again by it.

@@ -6,6 +6,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::programs::XdpContext;
 use svc_common::echo;
 use svc_common::family::Family;
+use svc_common::onward;
 use svc_common::packet::Packet;
 use svc_common::parse::{Segment, remember_fragment};
 use svc_common::reason::{Aside, Reason};
@@ -14,7 +15,7 @@ use svc_common::rewrite::{Bytes, Rewrite, apply};
 use svc_common::steer::{self, Route, Work};
 use svc_common::table::{BOUNCE, Scope, TCP, Tables, address_flags};
 use svc_common::tunnel::is_tunnelled;
-use svc_common::wire::{ETH_LEN, Unreachable, dst, tcp, udp};
+use svc_common::wire::{ETH_LEN, Unreachable, dst, tcp};
 
 use crate::NEXT;
 use crate::hook::{Context, Skb, SkbEdit, frame, next_hop};
@@ -23,6 +24,9 @@ use crate::tunnel;
 
 /// `TC_ACT_SHOT`.
 const SHOT: i32 = 2;
+
+/// Of [`send`]: the packet has got another destination, and is the stack's to route.
+const TRANSLATED: i32 = NOTHING + 1;
 
 /// Of [`crate::tunnel::leave`]: the packet is to be met like any other.
 pub const NOTHING: i32 = i32::MIN;
@@ -49,18 +53,64 @@ pub fn node_ingress<F: Mapped>(skb: &Skb) -> i32 {
     meet::<F>(skb, Scope::External)
 }
 
-/// A packet that comes in. Most are not ours, and are told by their destination alone.
+/// A packet that comes in with an Ethernet header: translated, then past the stack if it may. Most are not ours, and are
+/// told by their destination alone.
 #[inline(always)]
 pub fn meet<F: Mapped>(skb: &Skb, scope: Scope) -> i32 {
-    if is_foreign::<F>(&skb.packet(), ETH_LEN) {
-        return NEXT;
+    let action = if is_foreign::<F>(&skb.packet(), ETH_LEN) {
+        NEXT
+    } else {
+        ingress::<F>(skb, scope)
+    };
+    match action {
+        NEXT => onward::<F>(skb, scope, false),
+        TRANSLATED => onward::<F>(skb, scope, true),
+        action => action,
     }
-    ingress::<F>(skb, scope)
 }
 
 #[inline(always)]
 fn is_foreign<F: Mapped>(packet: &Packet, l3: usize) -> bool {
     dst::<F>(packet, l3).is_none_or(|dst| !may_be_ours::<F>(&dst))
+}
+
+/// What the stack would only route to a pod of this node is handed to it.
+#[inline(never)]
+fn onward<F: Mapped>(skb: &Skb, scope: Scope, translated: bool) -> i32 {
+    let Some(work) = work::<F>() else {
+        return NEXT;
+    };
+    let world = World(skb);
+    match onward::onward::<F>(scope, translated, &skb.packet(), ETH_LEN, &world, work) {
+        Ok(()) => hand_over(skb, work),
+        Err(_) => NEXT,
+    }
+}
+
+/// A packet at the end of its life is the stack's to answer.
+#[inline(never)]
+fn hand_over<F: Mapped>(skb: &Skb, work: &Work<F>) -> i32 {
+    let Work {
+        segment,
+        decision,
+        hop,
+    } = work;
+    if skb.age::<F>().is_none() {
+        return NEXT;
+    }
+    if decision.reply
+        && let Err(reason) = change(skb, segment, &decision.to)
+    {
+        return shoot(reason);
+    }
+    let packet = skb.packet();
+    match packet
+        .set(0, hop.dmac)
+        .and_then(|()| packet.set(6, hop.smac))
+    {
+        Some(()) => skb.hand_over(hop.ifindex),
+        None => shoot(Reason::RewriteFailed),
+    }
 }
 
 #[inline(never)]
@@ -89,7 +139,10 @@ pub fn ingress_l3<F: Mapped>(skb: &Skb) -> i32 {
         return NEXT;
     }
     match skb.raise() {
-        Some(()) => ingress::<F>(skb, Scope::External),
+        Some(()) => match ingress::<F>(skb, Scope::External) {
+            TRANSLATED => NEXT,
+            action => action,
+        },
         None => shoot(Reason::RewriteFailed),
     }
 }
@@ -109,7 +162,9 @@ pub fn egress_l3<F: Mapped>(skb: &Skb) -> i32 {
         return NEXT;
     };
     let result = steer::egress(false, &skb.packet(), 0, &World(skb), work);
-    let Work { segment, decision } = work;
+    let Work {
+        segment, decision, ..
+    } = work;
     if result.is_err() || decision.route == Route::Forward {
         return NEXT;
     }
@@ -155,7 +210,9 @@ pub fn shoot(reason: Reason) -> i32 {
 
 #[inline(never)]
 fn send<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>) -> i32 {
-    let Work { segment, decision } = work;
+    let Work {
+        segment, decision, ..
+    } = work;
     remember_fragment(segment, &World(skb));
     if decision.route == Route::Forward {
         return forward(skb, way, segment, &decision.to);
@@ -167,7 +224,7 @@ fn send<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>) -> i32 {
         return shoot(reason);
     }
     if decision.route == Route::Stack {
-        return NEXT;
+        return if way == Way::In { TRANSLATED } else { NEXT };
     }
     match swap_ethernet(&skb.packet()) {
         Some(()) => skb.inject(skb.ifindex()),
@@ -177,7 +234,12 @@ fn send<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>) -> i32 {
 
 #[inline(always)]
 fn forward<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>, to: &Rewrite<F>) -> i32 {
-    let next = next_hop::<F>(skb, &to.src, &to.dst, wire_len(skb, segment));
+    let next = next_hop::<F>(
+        skb,
+        &to.src,
+        &to.dst,
+        skb.wire_len(segment.headers(&skb.packet())),
+    );
     if next.is_too_big() {
         return report(skb, way, segment, Unreachable::TooBig, next.mtu);
     }
@@ -191,18 +253,6 @@ fn forward<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>, to: &Rewrite<F>
         Ok(()) => skb.forward(ifindex),
         Err(reason) => shoot(reason),
     }
-}
-
-/// What counts against the MTU of the way.
-#[inline(always)]
-pub fn wire_len<F: Family>(skb: &Skb, segment: &Segment<F>) -> u16 {
-    let transport = if segment.key.proto == TCP as u16 {
-        let offset: u8 = skb.packet().get(segment.l4() + tcp::OFFSET).unwrap_or(0);
-        (offset >> 4) as usize * 4
-    } else {
-        udp::LEN
-    };
-    skb.wire_len(segment.l4() + transport)
 }
 
 #[inline(always)]
@@ -293,7 +343,9 @@ fn xdp_ours<F: Mapped>(ctx: &XdpContext) -> u32 {
     };
     let result = steer::ingress(Scope::External, &frame(ctx), ETH_LEN, &World(ctx), work);
     // Whatever is not simply forwarded, tc finishes: it sees the same tables and finds the flow made.
-    let Work { segment, decision } = work;
+    let Work {
+        segment, decision, ..
+    } = work;
     if result.is_err()
         || decision.route != Route::Forward
         || segment.is_error()

@@ -8,19 +8,25 @@ use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, bpf_fib_lookup as FibParams, 
 use aya_ebpf::helpers::generated as bpf;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use svc_common::checksum::Delta;
-use svc_common::family::Family;
+use svc_common::family::{Family, V6};
 use svc_common::packet::Packet;
 use svc_common::refuse::Checksum;
 use svc_common::rewrite::Edit;
-use svc_common::table::UDP;
+use svc_common::table::{TCP, UDP};
 use svc_common::tunnel::Format;
-use svc_common::wire::ETH_LEN;
+use svc_common::wire::{ETH_LEN, ETH_P_IP, ETH_P_IPV6, IpHeader, tcp, udp};
 
 /// A hook's context: what the helpers want as their first argument.
 pub trait Context {
     fn raw(&self) -> *mut c_void;
     /// The device that the packet is at; 0 for sockets.
     fn ifindex(&self) -> u32;
+    /// The length that the IP packet has on the wire, if it is cut into segments with that many bytes of `headers` before
+    /// the data; 0: for the kernel to find out.
+    #[inline(always)]
+    fn wire_len(&self, _headers: usize) -> u16 {
+        0
+    }
 }
 
 /// Seconds since boot, by the clock that costs least (Linux 5.11).
@@ -165,43 +171,9 @@ impl Context for Skb {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.skb).ifindex }
     }
-}
-
-impl Skb {
-    #[inline(always)]
-    pub fn packet(&self) -> Packet<'_> {
-        // SAFETY: the kernel's own bounds of the linear part. They are read anew at every call, because helpers that
-        // change the packet invalidate earlier pointers; volatile, so that the compiler does not remember them.
-        unsafe {
-            let data = (&raw const (*self.skb).data).read_volatile();
-            let end = (&raw const (*self.skb).data_end).read_volatile();
-            Packet::new(data as usize, end as usize)
-        }
-    }
-
-    /// Takes the context, with the headers in the linear part.
-    #[inline(always)]
-    pub fn new(ctx: &TcContext) -> Self {
-        let skb = Self { skb: ctx.skb.skb };
-        let (len, linear) = (skb.len(), skb.packet().len() as u32);
-        if linear < len && linear < HEADERS {
-            let want = if len < HEADERS { len } else { HEADERS };
-            // SAFETY: a helper on our context. When it fails, reading finds the packet too short.
-            unsafe { bpf::bpf_skb_pull_data(skb.skb, want) };
-        }
-        skb
-    }
 
     #[inline(always)]
-    pub fn len(&self) -> u32 {
-        // SAFETY: as in `ifindex`.
-        unsafe { (*self.skb).len }
-    }
-
-    /// The length that the IP packet has on the wire. One that a device is to cut into segments (`headers`: what
-    /// precedes the data in each) is as long as such a segment. 0: for the kernel to find out.
-    #[inline(always)]
-    pub fn wire_len(&self, headers: usize) -> u16 {
+    fn wire_len(&self, headers: usize) -> u16 {
         const GSO_BY_FRAGS: u32 = 0xffff;
         // SAFETY: as in `ifindex`.
         let segment = unsafe { (*self.skb).gso_size };
@@ -216,19 +188,73 @@ impl Skb {
         };
         (len - ETH_LEN) as u16
     }
+}
+
+impl Skb {
+    #[inline(always)]
+    pub fn packet(&self) -> Packet<'_> {
+        // SAFETY: the kernel's own bounds of the linear part. They are read anew at every call, because helpers that
+        // change the packet invalidate earlier pointers; volatile, so that the compiler does not remember them.
+        unsafe {
+            let data = (&raw const (*self.skb).data).read_volatile();
+            let end = (&raw const (*self.skb).data_end).read_volatile();
+            Packet::new(data as usize, end as usize)
+        }
+    }
+
+    /// Takes the context, with the headers in the linear part; `l3` is the offset of the IP header.
+    #[inline(always)]
+    pub fn new(ctx: &TcContext, l3: usize) -> Self {
+        let skb = Self { skb: ctx.skb.skb };
+        let (len, linear) = (skb.len(), skb.packet().len() as u32);
+        if linear < len && linear < HEADERS && (linear as usize) < skb.needed(l3) {
+            skb.pull(if len < HEADERS { len } else { HEADERS });
+        }
+        skb
+    }
+
+    /// How many bytes are read of most packets. To pull more, of a TCP segment whose data lies in pages (any that has
+    /// just been sent), copies its headers too and costs more than all that is done with it here.
+    #[inline(always)]
+    fn needed(&self, l3: usize) -> usize {
+        let packet = self.packet();
+        let (headers, proto) = match self.protocol() {
+            ETH_P_IP => {
+                let ihl = packet.get::<u8>(l3).unwrap_or(0) & 0xf;
+                (l3 + ihl as usize * 4, packet.get::<u8>(l3 + 9))
+            }
+            ETH_P_IPV6 => (l3 + V6::LEN, packet.get::<u8>(l3 + 6)),
+            _ => return 0,
+        };
+        match proto {
+            Some(TCP) => headers + tcp::LEN,
+            Some(UDP) => headers + udp::LEN,
+            _ => HEADERS as usize,
+        }
+    }
+
+    #[inline(always)]
+    fn pull(&self, bytes: u32) {
+        // SAFETY: a helper on our context. When it fails, reading finds the packet too short.
+        unsafe { bpf::bpf_skb_pull_data(self.skb, bytes) };
+    }
+
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb).len }
+    }
 
     /// Takes what precedes a tunnelled packet's headers into the linear part too.
     #[inline(always)]
     pub fn pull_more(&self) {
         let (len, linear) = (self.len(), self.packet().len() as u32);
         if linear < len && linear < TUNNEL_HEADERS {
-            let want = if len < TUNNEL_HEADERS {
+            self.pull(if len < TUNNEL_HEADERS {
                 len
             } else {
                 TUNNEL_HEADERS
-            };
-            // SAFETY: as in `new`.
-            unsafe { bpf::bpf_skb_pull_data(self.skb, want) };
+            });
         }
     }
 
@@ -263,6 +289,19 @@ impl Skb {
             bpf::bpf_skb_adjust_room(self.skb, difference, BPF_ADJ_ROOM_MAC, flags | FIXED_GSO)
         };
         (status == 0).then_some(())
+    }
+
+    /// Decrements TTL or hop limit; None when it would reach zero. Of a whole packet's sum, as some NICs deliver it, only
+    /// IPv4's header checksum keeps track by itself.
+    #[inline(always)]
+    pub fn age<F: Family>(&self) -> Option<()> {
+        const ONE: u32 = u16::from_ne_bytes([0, 1]) as u32;
+        F::decrement_ttl(&self.packet(), ETH_LEN)?;
+        if F::VERSION == 6 {
+            // SAFETY: a helper on our context. It refuses where there is no such sum.
+            unsafe { bpf::bpf_csum_update(self.skb, !ONE) };
+        }
+        Some(())
     }
 
     /// EtherType, network order in the low half.
@@ -327,6 +366,13 @@ impl Skb {
     pub fn inject(&self, ifindex: u32) -> i32 {
         // SAFETY: takes numbers only.
         unsafe { bpf::bpf_redirect(ifindex, BPF_F_INGRESS as u64) as i32 }
+    }
+
+    /// Lets it come in by the other end of a device, in the network namespace there.
+    #[inline(always)]
+    pub fn hand_over(&self, ifindex: u32) -> i32 {
+        // SAFETY: takes numbers only.
+        unsafe { bpf::bpf_redirect_peer(ifindex, 0) as i32 }
     }
 
     /// Sends it to the next hop on a device; the kernel resolves the neighbour.

@@ -49,7 +49,7 @@ pub fn node_egress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn ingress(ctx: &TcContext, scope: Scope) -> i32 {
-    let skb = Skb::new(ctx);
+    let skb = Skb::new(ctx, ETH_LEN);
     // A tagged frame belongs to a VLAN device, whose own hook sees it next.
     if skb.is_tagged() {
         return NEXT;
@@ -65,7 +65,7 @@ fn ingress(ctx: &TcContext, scope: Scope) -> i32 {
 
 #[inline(always)]
 fn egress(ctx: &TcContext, node: bool) -> i32 {
-    let skb = Skb::new(ctx);
+    let skb = Skb::new(ctx, ETH_LEN);
     let local = node && skb.is_local();
     match skb.protocol() {
         ETH_P_IP => carry::egress::<V4>(&skb, local),
@@ -77,7 +77,7 @@ fn egress(ctx: &TcContext, node: bool) -> i32 {
 /// From outside, at a device without Ethernet headers.
 #[classifier]
 pub fn node_ingress_l3(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
+    let skb = Skb::new(&ctx, 0);
     match skb.protocol() {
         ETH_P_IP => carry::ingress_l3::<V4>(&skb),
         ETH_P_IPV6 => carry::ingress_l3::<V6>(&skb),
@@ -88,7 +88,7 @@ pub fn node_ingress_l3(ctx: TcContext) -> i32 {
 /// To outside, at a device without Ethernet headers.
 #[classifier]
 pub fn node_egress_l3(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
+    let skb = Skb::new(&ctx, 0);
     match skb.protocol() {
         ETH_P_IP => carry::egress_l3::<V4>(&skb),
         ETH_P_IPV6 => carry::egress_l3::<V6>(&skb),

@@ -6,6 +6,7 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
 use svc_common::family::{Family, Ip, V4, V6};
 use svc_common::filter::{self, Bit, Line};
+use svc_common::onward::Hop;
 use svc_common::reason::Reason;
 use svc_common::steer::Work;
 use svc_common::table::{
@@ -155,6 +156,10 @@ static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len
 /// The devices that XDP may redirect to.
 #[map]
 static XDP_DEVICES: DevMapHash = DevMapHash::with_max_entries(MAX_DEVICES, 0);
+
+/// The devices of pods that packets may be handed to past the stack.
+#[map]
+static PEERS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_DEVICES, NO_PREALLOC);
 
 /// Room for the packet at hand, as the last one left it. Not on the stack, which it would half fill, and whose every known byte would make the
 /// verifier walk all that follows once more.
@@ -328,6 +333,24 @@ impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
         let ifindex = next.ifindex_or_none()?;
         // SAFETY: copied at once.
         unsafe { F::maps().devices.get(ifindex) }.copied()
+    }
+
+    #[inline(always)]
+    fn peer(&self, src: &F::Addr, dst: &F::Addr, headers: usize, hop: &mut Hop) -> bool {
+        let next = hook::next_hop::<F>(self.0, src, dst, self.0.wire_len(headers));
+        // Whoever speaks to itself through its gateway is to be told by the stack.
+        if !next.is_complete()
+            || next.ifindex == self.0.ifindex()
+            || PEERS.get_ptr(next.ifindex).is_none()
+        {
+            return false;
+        }
+        *hop = Hop {
+            ifindex: next.ifindex,
+            dmac: next.dmac,
+            smac: next.smac,
+        };
+        true
     }
 
     #[inline(always)]

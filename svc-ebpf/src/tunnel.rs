@@ -11,7 +11,7 @@ use svc_common::wire::{ETH_LEN, Unreachable};
 
 use crate::NEXT;
 use crate::carry::{self, NOTHING, Way};
-use crate::hook::{Skb, next_hop};
+use crate::hook::{Context, Skb, next_hop};
 use crate::maps::{Mapped, World, work};
 
 /// Sends the packet as it is to the backend that `to` names.
@@ -19,7 +19,7 @@ use crate::maps::{Mapped, World, work};
 pub fn enter<F: Mapped>(skb: &Skb, segment: &Segment<F>, to: &Rewrite<F>) -> i32 {
     let format = format::<F>(skb);
     let overhead = format.overhead::<F>();
-    let len = carry::wire_len(skb, segment) + overhead as u16;
+    let len = skb.wire_len(segment.headers(&skb.packet())) + overhead as u16;
     let next = next_hop::<F>(skb, &to.dst, &to.dst, len);
     if next.is_too_big() {
         let mtu = next.mtu.saturating_sub(overhead as u16);
@@ -94,7 +94,9 @@ pub fn leave<F: Mapped>(skb: &Skb) -> i32 {
 /// Takes the headers off, and lets the packet go on to its backend.
 #[inline(always)]
 fn unwrap<F: Mapped>(skb: &Skb, overhead: usize, work: &Work<F>) -> Result<(), Reason> {
-    let Work { segment, decision } = work;
+    let Work {
+        segment, decision, ..
+    } = work;
     remember_fragment(segment, &World(skb));
     skb.pop(overhead).ok_or(Reason::RewriteFailed)?;
     carry::change(skb, segment, &decision.to)

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use svc_common::family::V4;
-use svc_common::table::{BOUNCE, SCTP};
+use svc_common::onward::Hop;
+use svc_common::table::{BOUNCE, SCTP, node_flags};
 use svc_common::wire::ETH_LEN;
 
 use crate::frames::{Frame, echo, icmp_error, sctp, tcp, udp};
@@ -12,9 +13,9 @@ use crate::host::Program::{
 };
 use crate::host::action::*;
 use crate::kernel::Keyed;
-use crate::network::within;
+use crate::network::{NEIGHBOUR, within};
 use crate::pair::Pair;
-use crate::world::at;
+use crate::world::{addr, at};
 
 impl<F: Keyed> Pair<F> {
     /// Both sides do `action`; the frame afterwards.
@@ -79,6 +80,7 @@ pub(crate) use both_families;
 
 both_families!(
     pods_reach_a_cluster_ip,
+    what_comes_in_for_a_pod_skips_the_stack_where_it_may,
     what_cannot_be_served_is_refused_or_dropped,
     remote_backends_are_reached_from_outside,
     a_pod_reaches_itself,
@@ -91,6 +93,44 @@ both_families!(
     extension_headers_are_walked,
     hostile_frames_are_judged_alike,
 );
+
+fn what_comes_in_for_a_pod_skips_the_stack_where_it_may<F: Keyed>(pair: &mut Pair<F>, make: Make) {
+    let direct = make(at::<F>(9, 1), at::<F>(1, 2)).port(8_080);
+    let to_service = make(at::<F>(9, 1), at::<F>(0, 1)).port(30_080);
+    pair.expect(NodeIngress, &direct, NEXT);
+    let pods = pair.network.pods;
+    let hop = Hop {
+        ifindex: pods.index,
+        dmac: NEIGHBOUR,
+        smac: pods.mac,
+    };
+    pair.change(|tables| {
+        let config = tables.config.as_mut().expect("configured");
+        config.flags |= node_flags::PEER_FROM_OUTSIDE;
+        tables.peers = (1..10).map(|host| (addr::<F>(1, host), hop)).collect();
+    });
+    let sent = pair.expect(NodeIngress, &direct, REDIRECT);
+    assert_eq!(sent[..12], [NEIGHBOUR, pods.mac].concat());
+    // A pod's connection that went out by itself, and its answer.
+    let request = make(at::<F>(1, 1), at::<F>(96, 8)).sport(4_000);
+    pair.expect(PodIngress, &request, NEXT);
+    let answer = make(at::<F>(2, 1), at::<F>(1, 1)).sport(8_080).port(4_000);
+    let seen = pair.expect(NodeIngress, &answer, REDIRECT);
+    assert_eq!(ends::<F>(&seen), (at::<F>(96, 8), at::<F>(1, 1)));
+    // Backends of this NodePort are here and elsewhere: wherever it goes, both sides agree.
+    for sport in 4_000..4_010 {
+        pair.run(NodeIngress, &to_service.clone().sport(sport).build());
+    }
+    for ttl in [1, 0] {
+        pair.expect(NodeIngress, &direct.clone().ttl(ttl), NEXT);
+    }
+    pair.expect(
+        NodeIngress,
+        &make(at::<F>(9, 1), at::<F>(1, 20)).port(8_080),
+        NEXT,
+    );
+    pair.expect(NodeIngress, &direct.fragment(7, 0, true), NEXT);
+}
 
 fn pods_reach_a_cluster_ip<F: Keyed>(pair: &mut Pair<F>, make: Make) {
     let request = make(at::<F>(1, 1), at::<F>(96, 1));

@@ -4,6 +4,7 @@
 use svc_common::echo;
 use svc_common::family::Family;
 use svc_common::memory::Memory;
+use svc_common::onward;
 use svc_common::packet::Packet;
 use svc_common::parse::{Segment, remember_fragment};
 use svc_common::reason::{Aside, Reason};
@@ -145,9 +146,23 @@ pub(crate) fn run<F: Outer>(
         }
         Program::NodeXdp => unreachable!("handled above"),
     };
+    let scope = match program {
+        Program::PodIngress => Some(Scope::Internal),
+        Program::NodeIngress => Some(Scope::External),
+        _ => None,
+    };
     match steered {
-        Ok(()) => send(program, network, tables, &work, &mut verdict),
-        Err(Aside::NotOurs) => (),
+        Ok(()) => {
+            send(program, network, tables, &work, &mut verdict);
+            if let (NEXT, Some(scope)) = (verdict.action, scope) {
+                onward(scope, true, tables, &mut work, &mut verdict);
+            }
+        }
+        Err(Aside::NotOurs) => {
+            if let Some(scope) = scope {
+                onward(scope, false, tables, &mut work, &mut verdict);
+            }
+        }
         Err(Aside::Echo) => {
             let scope = if program == Program::NodeIngress {
                 Scope::External
@@ -177,6 +192,37 @@ pub(crate) fn run<F: Outer>(
     verdict
 }
 
+/// Past the stack.
+fn onward<F: Outer>(
+    scope: Scope,
+    translated: bool,
+    tables: &Memory<F>,
+    work: &mut Work<F>,
+    verdict: &mut Verdict,
+) {
+    let packet = Packet::of(&mut verdict.frame);
+    let past = onward::onward(scope, translated, &packet, ETH_LEN, tables, work);
+    if past.is_err() || F::decrement_ttl(&packet, ETH_LEN).is_none() {
+        return;
+    }
+    if work.decision.reply {
+        let applied = apply(
+            &mut Bytes(packet),
+            ETH_LEN,
+            &work.segment,
+            &work.decision.to,
+        );
+        if let Err(reason) = applied {
+            verdict.reason = Some(reason);
+            verdict.action = SHOT;
+            return;
+        }
+    }
+    verdict.frame[..6].copy_from_slice(&work.hop.dmac);
+    verdict.frame[6..12].copy_from_slice(&work.hop.smac);
+    verdict.action = REDIRECT;
+}
+
 fn send<F: Outer>(
     program: Program,
     network: &Network,
@@ -184,7 +230,9 @@ fn send<F: Outer>(
     work: &Work<F>,
     verdict: &mut Verdict,
 ) {
-    let Work { segment, decision } = work;
+    let Work {
+        segment, decision, ..
+    } = work;
     remember_fragment(segment, tables);
     let len = verdict.frame.len();
     let packet = Packet::of(&mut verdict.frame);
@@ -209,7 +257,7 @@ fn send<F: Outer>(
     }
     verdict.action = match decision.route {
         Route::Stack => NEXT,
-        Route::Forward | Route::Tunnel => REDIRECT,
+        Route::Forward | Route::Tunnel | Route::Peer => REDIRECT,
         Route::Inject => {
             swap_ethernet(&packet).expect("it has one");
             REDIRECT
@@ -219,7 +267,9 @@ fn send<F: Outer>(
 
 /// Into a tunnel.
 fn enter<F: Outer>(network: &Network, tables: &Memory<F>, work: &Work<F>, verdict: &mut Verdict) {
-    let Work { segment, decision } = work;
+    let Work {
+        segment, decision, ..
+    } = work;
     let config = tables.config.expect("configured");
     let format = Format::of(config.flags).expect("a tunnel's format is configured");
     let overhead = format.overhead::<F>();
@@ -301,7 +351,9 @@ fn xdp<F: Family>(network: &Network, tables: &Memory<F>, verdict: &mut Verdict) 
     let packet = Packet::of(&mut verdict.frame);
     let mut work = Work::<F>::EMPTY;
     let steered = steer::ingress(Scope::External, &packet, ETH_LEN, tables, &mut work);
-    let Work { segment, decision } = &work;
+    let Work {
+        segment, decision, ..
+    } = &work;
     if steered.is_err()
         || decision.route != Route::Forward
         || segment.is_error()

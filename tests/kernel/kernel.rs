@@ -113,6 +113,10 @@ impl Kernel {
                 .insert(index, crate::world::addr::<F>(addr.0, addr.1), 0)
                 .expect("room");
         }
+        let pods = self.network.pods.index;
+        self.map::<u32, u32>("PEERS")
+            .insert(pods, 1, 0)
+            .expect("room");
         self.follow(tables);
     }
 

@@ -15,7 +15,7 @@ use crate::network::Network;
 use crate::world::{self, MAX_RUN, SNAT_MAX, SNAT_MIN};
 
 pub(crate) struct Pair<F: Keyed> {
-    network: Network,
+    pub(crate) network: Network,
     pub(crate) kernel: Kernel,
     pub(crate) host: Memory<F>,
     /// How often each reason came up on the host.

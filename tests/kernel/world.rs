@@ -32,12 +32,13 @@ pub(crate) const MAX_RUN: u32 = 4;
 type Plain = ((u8, u8), u16, &'static [(u8, u8)]);
 
 /// Every kind of endpoint there is, each alone and all together.
-const PLAIN: [Plain; 10] = [
+const PLAIN: [Plain; 11] = [
     ((96, 1), 80, &[(1, 2)]),
     ((96, 2), 80, EVERYWHERE),
     ((96, 3), 80, &[(1, 1)]),
     ((96, 4), 80, &[]),
     ((96, 5), 80, &[(0, 1)]),
+    ((96, 8), 80, &[(2, 1)]),
     ((50, 1), 80, &[(2, 1)]),
     ((50, 2), 80, &[(4, 1)]),
     ((50, 3), 80, &[(5, 1), (6, 1)]),

@@ -176,8 +176,8 @@ fn in_use(lab: &mut Lab) -> Result<()> {
     closed(lab, port)
 }
 
-fn check(lab: &Lab) -> Result<String> {
-    let output = lab.agent("node1", "check", &[])?;
+fn check(lab: &Lab, node: &str) -> Result<String> {
+    let output = lab.agent(node, "check", &[])?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -210,35 +210,36 @@ const SIGNS: [(&str, &str, &str); 5] = [
     ),
 ];
 
+/// On node2: the tables of the old iptables stay, and packets for its pods by the stack.
 fn kube_proxy(lab: &mut Lab) -> Result<()> {
-    let clean = check(lab)?;
+    let clean = check(lab, "node2")?;
     ensure!(
         clean.contains("ok       no other service proxy is here"),
         "{clean}"
     );
     for (make, says, remove) in SIGNS {
-        lab.tool("node1", make)?;
-        let text = check(lab)?;
+        lab.tool("node2", make)?;
+        let text = check(lab, "node2")?;
         ensure!(text.contains(says), "{make}: {text}");
         ensure!(
             text.contains("kube-proxy --cleanup") && text.contains("--takeover"),
             "{text}"
         );
-        lab.tool("node1", remove)?;
+        lab.tool("node2", remove)?;
     }
     // A process of that name in the node's namespace, not one elsewhere.
     let program = lab.topology.scratch().join("kube-proxy");
     fs::copy("/bin/sleep", &program)?;
-    for (place, here) in [("node2", false), ("node1", true)] {
+    for (place, here) in [("node1", false), ("node2", true)] {
         let process = Running(lab.topology.command(place, &program)?.arg("60").spawn()?);
-        let text = check(lab)?;
+        let text = check(lab, "node2")?;
         let says = format!("kube-proxy is running (process {})", process.0.id());
         ensure!(text.contains(&says) == here, "{place}: {text}");
     }
-    let clean = check(lab)?;
+    let clean = check(lab, "node2")?;
     ensure!(clean.contains("no other service proxy is here"), "{clean}");
 
-    lab.tool("node1", "nft add table ip kube-proxy")?;
+    lab.tool("node2", "nft add table ip kube-proxy")?;
     lab.agents
         .iter_mut()
         .try_for_each(|agent| agent.stop().map(drop))?;
@@ -247,10 +248,10 @@ fn kube_proxy(lab: &mut Lab) -> Result<()> {
     }
     lab.start(&[])?;
     let says = "kube-proxy's nftables rules are here (table ip kube-proxy)";
-    for (agent, times) in lab.agents.iter().zip([1, 0]) {
+    for (agent, times) in lab.agents.iter().zip([0, 1]) {
         let log = agent.log();
         ensure!(log.matches(says).count() == times, "{}: {log}", agent.node);
     }
-    lab.tool("node1", "nft delete table ip kube-proxy")?;
+    lab.tool("node2", "nft delete table ip kube-proxy")?;
     Ok(())
 }

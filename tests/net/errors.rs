@@ -160,19 +160,15 @@ fn squeeze(lab: &Lab, from: &str, to: SocketAddr, told: &str, about: &str) -> Re
     Ok(())
 }
 
-/// The route from a node to a pod of its own, of this MTU.
+/// The way from a node to a pod of its own, of this MTU: its device's, or the route's where pods share one.
 fn pod_route(lab: &Lab, node: &str, pod: &str, v6: bool, mtu: u32) -> Result<()> {
     let (addr, length) = (lab.address(pod, v6), if v6 { 128 } else { 32 });
-    let device = if lab.setting.name.ends_with("bridge") {
-        "cni0".to_owned()
+    let narrow = if lab.setting.name.ends_with("bridge") {
+        format!("ip route replace {addr}/{length} dev cni0 mtu {mtu}")
     } else {
-        format!("veth{pod}")
+        format!("ip link set dev veth{pod} mtu {mtu}")
     };
-    lab.tool(
-        node,
-        &format!("ip route replace {addr}/{length} dev {device} mtu {mtu}"),
-    )
-    .map(drop)
+    lab.tool(node, &narrow).map(drop)
 }
 
 fn tcp_ways() -> impl Iterator<Item = Way> {

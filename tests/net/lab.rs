@@ -26,6 +26,7 @@ pub struct Setting {
     pub xdp: &'static str,
     pub cni: Cni,
     pub dsr: &'static str,
+    pub host_routing: &'static str,
 }
 
 /// As the lab starts with them.
@@ -81,6 +82,7 @@ impl Lab {
             socket_lb,
             xdp,
             dsr,
+            host_routing,
             ..
         } = self.setting;
         [
@@ -92,6 +94,8 @@ impl Lab {
             xdp,
             "--dsr",
             dsr,
+            "--host-routing",
+            host_routing,
             "-v",
             "1",
         ]

@@ -13,6 +13,7 @@ mod inspect;
 mod lab;
 mod life;
 mod odd;
+mod past;
 mod paths;
 mod wire;
 mod wishes;
@@ -39,6 +40,7 @@ const SETTINGS: [Setting; 9] = [
         xdp: "off",
         cni: Cni::Ptp,
         dsr: "off",
+        host_routing: "auto",
     },
     Setting {
         name: "socket_all",
@@ -46,6 +48,7 @@ const SETTINGS: [Setting; 9] = [
         xdp: "off",
         cni: Cni::Ptp,
         dsr: "off",
+        host_routing: "kernel",
     },
     Setting {
         name: "socket_host_only",
@@ -53,6 +56,7 @@ const SETTINGS: [Setting; 9] = [
         xdp: "off",
         cni: Cni::Ptp,
         dsr: "off",
+        host_routing: "auto",
     },
     Setting {
         name: "packets_only",
@@ -60,6 +64,7 @@ const SETTINGS: [Setting; 9] = [
         xdp: "off",
         cni: Cni::Ptp,
         dsr: "off",
+        host_routing: "auto",
     },
     Setting {
         name: "packets_only_bridge",
@@ -67,6 +72,7 @@ const SETTINGS: [Setting; 9] = [
         xdp: "off",
         cni: Cni::Bridge,
         dsr: "off",
+        host_routing: "auto",
     },
     Setting {
         name: "xdp_native",
@@ -74,6 +80,7 @@ const SETTINGS: [Setting; 9] = [
         xdp: "native",
         cni: Cni::Ptp,
         dsr: "off",
+        host_routing: "kernel",
     },
     Setting {
         name: "xdp_generic",
@@ -81,6 +88,7 @@ const SETTINGS: [Setting; 9] = [
         xdp: "generic",
         cni: Cni::Ptp,
         dsr: "off",
+        host_routing: "auto",
     },
     Setting {
         name: "dsr_ipip",
@@ -88,6 +96,7 @@ const SETTINGS: [Setting; 9] = [
         xdp: "off",
         cni: Cni::Ptp,
         dsr: "ipip",
+        host_routing: "auto",
     },
     Setting {
         name: "dsr_geneve",
@@ -95,6 +104,7 @@ const SETTINGS: [Setting; 9] = [
         xdp: "native",
         cni: Cni::Ptp,
         dsr: "geneve",
+        host_routing: "kernel",
     },
 ];
 
@@ -158,6 +168,7 @@ fn main() {
             wishes::CASES,
             gone::CASES,
             odd::CASES,
+            past::CASES,
             dsr::CASES,
         ];
         for case in cases

@@ -99,7 +99,7 @@ fn flags_take_lists_and_an_empty_bind_address_means_none() {
 fn values_that_are_not_true_today_are_usage_errors() {
     for line in [
         &["--dsr", "gre"][..],
-        &["--host-routing", "bpf"],
+        &["--host-routing", "stack"],
         &["--conntrack-udp-timeout", "30"],
         &["--xdp", "fast"],
         &["--node-ip", "node1"],
@@ -113,7 +113,10 @@ fn values_that_are_not_true_today_are_usage_errors() {
         "not a verb yet"
     );
     for dsr in ["off", "ipip", "geneve"] {
-        assert!(run(&["--dsr", dsr, "--host-routing", "kernel"]).is_ok());
+        assert!(run(&["--dsr", dsr]).is_ok());
+    }
+    for routing in ["auto", "bpf", "kernel"] {
+        assert!(run(&["--host-routing", routing]).is_ok());
     }
 }
 

@@ -8,7 +8,7 @@ mod sockets;
 pub(super) use filter::Filters;
 pub use sockets::Deserted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use aya::Ebpf;
@@ -24,7 +24,7 @@ use crate::plan::{Changes, label};
 use family::{FamilyMaps, V4_NAMES, V6_NAMES};
 
 /// Every map that outlives the agent.
-pub(super) const PINNED: [&str; 28] = [
+pub(super) const PINNED: [&str; 29] = [
     "ADDRESSES_V4",
     "ADDRESSES_V6",
     "FILTER_V4",
@@ -53,6 +53,7 @@ pub(super) const PINNED: [&str; 28] = [
     "SERVICES",
     "REASONS",
     "XDP_DEVICES",
+    "PEERS",
 ];
 
 /// Where maps come from: the object that was just loaded, or their pins.
@@ -94,6 +95,7 @@ pub(super) struct Maps {
     config: Array<MapData, NodeConfig>,
     epoch: Array<MapData, u32>,
     reasons: PerCpuArray<MapData, u64>,
+    peers: HashMap<MapData, u32, u32>,
 }
 
 fn typed<T: TryFrom<Map, Error = MapError>>(
@@ -135,6 +137,7 @@ impl Maps {
             config: typed(supply, "CONFIG")?,
             epoch: typed(supply, "EPOCH")?,
             reasons: typed(supply, "REASONS")?,
+            peers: typed(supply, "PEERS")?,
         })
     }
 
@@ -219,6 +222,22 @@ impl Maps {
         }
         self.v4.set_devices(&of::<V4>(addresses))?;
         self.v6.set_devices(&of::<V6>(addresses))
+    }
+
+    pub(super) fn set_peers(&mut self, wanted: &BTreeSet<u32>) -> Result<(), Error> {
+        let actual: BTreeSet<u32> = self
+            .peers
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(failing("read", "PEERS"))?;
+        for ifindex in actual.difference(wanted) {
+            gone(self.peers.remove(ifindex)).map_err(failing("write", "PEERS"))?;
+        }
+        for ifindex in wanted.difference(&actual) {
+            let inserted = self.peers.insert(ifindex, 1, 0);
+            inserted.map_err(failing("write", "PEERS"))?;
+        }
+        Ok(())
     }
 
     /// Packets and calls that did not go through, by reason.

@@ -13,6 +13,7 @@ use rtnetlink::packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::tc::{TcAttribute, TcMessage};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection};
 
@@ -42,6 +43,7 @@ impl Watch {
     pub fn open() -> Result<Self, Error> {
         let groups = [
             MulticastGroup::Link,
+            MulticastGroup::Tc,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
@@ -114,7 +116,27 @@ impl Watch {
                 device.default_route = true;
             }
         }
+        for ifindex in self.classified_devices().await {
+            if let Some(device) = devices.get_mut(&ifindex) {
+                device.classified = true;
+            }
+        }
         Ok(devices)
+    }
+
+    /// Those with a qdisc for filters alone. A kernel without traffic control has none.
+    async fn classified_devices(&self) -> BTreeSet<u32> {
+        let qdiscs = self.handle.qdisc().get().execute();
+        let qdiscs: Vec<TcMessage> = qdiscs.try_collect().await.unwrap_or_default();
+        let for_filters = |qdisc: &&TcMessage| {
+            qdisc.attributes.iter().any(|attribute| {
+                matches!(attribute, TcAttribute::Kind(kind) if kind == "ingress" || kind == "clsact")
+            })
+        };
+        let classified = qdiscs.iter().filter(for_filters);
+        classified
+            .map(|qdisc| qdisc.header.index.cast_unsigned())
+            .collect()
     }
 
     async fn default_route_devices(&self) -> Result<BTreeSet<u32>, rtnetlink::Error> {
@@ -177,6 +199,7 @@ fn device(link: LinkMessage) -> Device {
             LinkAttribute::Controller(index) => device.master = Some(index).filter(|i| *i != 0),
             // Of a veth, the index of its peer in another namespace.
             LinkAttribute::Link(index) => device.parent = Some(index),
+            LinkAttribute::Qdisc(name) => device.qdisc = name,
             LinkAttribute::LinkNetNsId(_) => device.peer_elsewhere = true,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
