@@ -27,6 +27,9 @@ const DIRECT: Contestant = Contestant {
     carrier: Carrier::Nobody,
 };
 
+/// Where there are rules of netfilter for pods' traffic, as most CNI plugins with NetworkPolicies have, `auto` is this.
+const BY_STACK: [&str; 2] = ["--host-routing", "kernel"];
+
 /// Contestants that run side by side, on a network of one kind.
 struct Stage {
     title: &'static str,
@@ -63,6 +66,12 @@ fn stages(agent: &Path) -> [Stage; 2] {
                     Carrier::Svcplane(&["--socket-lb", "off"]),
                     Always,
                 ),
+                contestant("socket, by stack", Carrier::Svcplane(&BY_STACK), InFull),
+                contestant(
+                    "packets, by stack",
+                    Carrier::Svcplane(&["--socket-lb", "off", BY_STACK[0], BY_STACK[1]]),
+                    InFull,
+                ),
                 contestant("nftables", Carrier::KubeProxy("nftables"), Always),
                 contestant("iptables", Carrier::KubeProxy("iptables"), InFull),
             ],
@@ -81,6 +90,11 @@ fn stages(agent: &Path) -> [Stage; 2] {
                 contestant("empty hooks", Carrier::EmptyHooks, InFull),
                 contestant("tc", Carrier::Svcplane(&["--xdp", "off"]), Always),
                 contestant("xdp", Carrier::Svcplane(&["--xdp", "native"]), Always),
+                contestant(
+                    "tc, by stack",
+                    Carrier::Svcplane(&["--xdp", "off", BY_STACK[0], BY_STACK[1]]),
+                    InFull,
+                ),
                 contestant(
                     "generic xdp",
                     Carrier::Svcplane(&["--xdp", "generic"]),
