@@ -60,7 +60,7 @@ pub const SCTP: u8 = 132;
 /// Default capacities. The agent may size a map differently when it loads the object.
 pub const MAX_ADDRESSES: u32 = 65_536;
 pub const MAX_FRONTENDS: u32 = 131_072;
-pub const MAX_SLOTS: u32 = 262_144;
+pub const MAX_SLOTS: u32 = 655_360;
 pub const MAX_FLOWS: u32 = 262_144;
 pub const MAX_SOCKETS: u32 = 65_536;
 pub const MAX_FRAGMENTS: u32 = 8_192;
@@ -68,7 +68,7 @@ pub const MAX_SERVICES: u32 = 65_536;
 pub const MAX_DEVICES: u32 = 1_024;
 pub const MAX_RANGES: u32 = 65_536;
 pub const MAX_AFFINITIES: u32 = 65_536;
-pub const MAX_BACKENDS: u32 = 262_144;
+pub const MAX_BACKENDS: u32 = 524_288;
 
 /// Set in a key of XDP_DEVICES (else a device's index): frames go back out of this device by redirect, not by XDP_TX.
 /// A veth flushes what XDP_TX queued only when its peer has an XDP program too (veth_xdp_flush, drivers/net/veth.c).
