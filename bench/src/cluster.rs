@@ -67,7 +67,7 @@ pub(crate) fn changes(plain: u32, capacities: Capacities) -> Changes {
                    endpoints: Vec<(Net, u32)>| {
         let name = ServiceName {
             namespace: "bench".into(),
-            name,
+            name: name.into(),
         };
         for v6 in [false, true] {
             let of = |(net, n): &(Net, u32)| endpoint(net.at(v6, *n), net.0 == PODS.0);
@@ -81,7 +81,7 @@ pub(crate) fn changes(plain: u32, capacities: Capacities) -> Changes {
             };
             let id = SliceName {
                 namespace: "bench".into(),
-                name: format!("{}-{}", name.name, if v6 { "v6" } else { "v4" }),
+                name: format!("{}-{}", name.name, if v6 { "v6" } else { "v4" }).into(),
             };
             slices.insert(id, slice);
         }
@@ -122,7 +122,14 @@ pub(crate) fn changes(plain: u32, capacities: Capacities) -> Changes {
         ..Facts::default()
     };
     reconciler.set_facts(facts, BTreeSet::from_iter(both(NODE, 1)));
-    reconciler.round().changes
+    let mut changes = Changes::default();
+    loop {
+        let round = reconciler.round();
+        changes.merge(round.changes);
+        if !round.more {
+            return changes;
+        }
+    }
 }
 
 fn endpoint(ip: IpAddr, here: bool) -> Endpoint {
@@ -132,9 +139,7 @@ fn endpoint(ip: IpAddr, here: bool) -> Endpoint {
         serving: true,
         terminating: false,
         node: Some(if here { HERE } else { THERE }.into()),
-        zone: None,
-        zone_hints: BTreeSet::new(),
-        node_hints: BTreeSet::new(),
+        hints: None,
         weight: 1,
     }
 }

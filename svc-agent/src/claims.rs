@@ -2,19 +2,24 @@
 //! change tells which others win or lose by it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use svc_common::table::Scope;
 
 use crate::desired::{Fault, FrontendAddr, Port, Refusal, Service, ServiceName};
 
 /// Orders Services by age. Without a creation time (manifests) the name decides.
-type Claimant = (Option<String>, ServiceName);
+type Claimant = (Option<Arc<str>>, ServiceName);
+
+/// When a Service was created, and what it asks for.
+type Claimed = (Option<Arc<str>>, Box<[FrontendAddr]>);
 
 /// Every Service's claims.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    claimants: BTreeMap<FrontendAddr, BTreeSet<Claimant>>,
-    claimed: BTreeMap<ServiceName, (Option<String>, BTreeSet<FrontendAddr>)>,
+    /// Sorted; mostly there is one.
+    claimants: BTreeMap<FrontendAddr, Vec<Claimant>>,
+    claimed: BTreeMap<ServiceName, Claimed>,
 }
 
 impl Claims {
@@ -32,8 +37,9 @@ impl Claims {
             .flat_map(|p| p.frontends.keys())
             .map(place)
             .collect();
-        let created = created.map(str::to_owned);
+        let created: Option<Arc<str>> = created.map(Arc::from);
         let (was_created, had) = self.claimed.remove(name).unwrap_or_default();
+        let had = BTreeSet::from_iter(had);
         let mut affected = BTreeSet::new();
         for addr in had
             .union(&wanted)
@@ -42,10 +48,12 @@ impl Claims {
             let owner = self.owner(addr).cloned();
             self.withdraw(addr, &(was_created.clone(), name.clone()));
             if wanted.contains(addr) {
-                self.claimants
-                    .entry(*addr)
-                    .or_default()
-                    .insert((created.clone(), name.clone()));
+                let claimant = (created.clone(), name.clone());
+                let claimants = self.claimants.entry(*addr).or_default();
+                if let Err(place) = claimants.binary_search(&claimant) {
+                    claimants.reserve_exact(1);
+                    claimants.insert(place, claimant);
+                }
             }
             let now = self.owner(addr).cloned();
             if now != owner {
@@ -53,6 +61,7 @@ impl Claims {
             }
         }
         if !wanted.is_empty() {
+            let wanted = wanted.into_iter().collect();
             self.claimed.insert(name.clone(), (created, wanted));
         }
         affected.remove(name);
@@ -88,7 +97,7 @@ impl Claims {
 
     fn withdraw(&mut self, addr: &FrontendAddr, claimant: &Claimant) {
         if let Some(claimants) = self.claimants.get_mut(addr) {
-            claimants.remove(claimant);
+            claimants.retain(|other| other != claimant);
             if claimants.is_empty() {
                 self.claimants.remove(addr);
             }

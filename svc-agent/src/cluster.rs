@@ -9,8 +9,12 @@ pub use state::{Change, Cluster, Event};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::desired::{Protocol, ServiceName};
+
+/// The label of a Node that says which zone it is in.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum TrafficPolicy {
@@ -39,7 +43,7 @@ pub enum TargetPort {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// Empty when the port has no name.
-    pub name: String,
+    pub name: Arc<str>,
     pub protocol: Protocol,
     pub port: u16,
     pub target: TargetPort,
@@ -55,8 +59,8 @@ pub struct Service {
     pub uid: String,
     /// RFC 3339 `metadata.creationTimestamp`; orders claims to the same frontend (A13).
     pub created: Option<String>,
-    pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
+    /// Only the manifests source tells; nobody else needs it.
     pub selector: BTreeMap<String, String>,
     pub cluster_ips: Vec<IpAddr>,
     pub external_ips: Vec<IpAddr>,
@@ -73,6 +77,14 @@ pub struct Service {
     pub publish_not_ready: bool,
 }
 
+/// `hints.forZones` and `hints.forNodes` of an endpoint (B9, B10).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Hints {
+    pub zones: BTreeSet<String>,
+    pub nodes: BTreeSet<String>,
+}
+
+/// As small as it can be: it is what there is most of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// `addresses[0]` (A7).
@@ -82,11 +94,8 @@ pub struct Endpoint {
     /// nil is true (A6).
     pub serving: bool,
     pub terminating: bool,
-    pub node: Option<String>,
-    pub zone: Option<String>,
-    /// `hints.forZones` and `hints.forNodes` (B9, B10).
-    pub zone_hints: BTreeSet<String>,
-    pub node_hints: BTreeSet<String>,
+    pub node: Option<Arc<str>>,
+    pub hints: Option<Arc<Hints>>,
     /// Share of new connections (B13); 1 unless an annotation says otherwise.
     pub weight: u16,
 }
@@ -97,14 +106,14 @@ pub struct Slice {
     pub service: ServiceName,
     pub endpoints: Vec<Endpoint>,
     /// Port name (empty: unnamed), protocol, number.
-    pub ports: Vec<(String, Protocol, u16)>,
+    pub ports: Vec<(Arc<str>, Protocol, u16)>,
 }
 
 /// `namespace/name` of an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SliceName {
-    pub namespace: String,
-    pub name: String,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
 
 /// A Node object.
@@ -125,10 +134,8 @@ impl Node {
         v4.into_iter().chain(v6).copied().collect()
     }
 
-    /// `topology.kubernetes.io/zone` (B9).
+    /// [`ZONE`] (B9).
     pub fn zone(&self) -> Option<&str> {
-        self.labels
-            .get("topology.kubernetes.io/zone")
-            .map(String::as_str)
+        self.labels.get(ZONE).map(String::as_str)
     }
 }

@@ -9,6 +9,7 @@ mod ranges;
 #[cfg(test)]
 mod tests;
 
+pub use annotations::ALGORITHM;
 pub use frontends::node_port_addresses;
 pub use health::health_check;
 

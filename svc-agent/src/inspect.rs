@@ -142,9 +142,9 @@ impl Owner {
     fn of(id: u32, services: &BTreeMap<u32, String>) -> Self {
         match services.get(&id).map(|text| (text, Label::parse(text))) {
             Some((_, Some(label))) => Self {
-                namespace: label.port.service.namespace,
-                name: label.port.service.name,
-                port: label.port.port,
+                namespace: label.port.service.namespace.to_string(),
+                name: label.port.service.name.to_string(),
+                port: label.port.port.to_string(),
             },
             Some((text, None)) => Self {
                 namespace: "?".into(),

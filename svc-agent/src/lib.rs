@@ -28,6 +28,7 @@ pub mod refusals;
 pub mod rivals;
 pub mod routing;
 pub mod run;
+pub mod shared;
 pub mod shares;
 pub mod sockets;
 pub mod source;

@@ -15,7 +15,6 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -29,6 +28,9 @@ pub use label::Label;
 use crate::config::Cidr;
 use crate::desired::{Fault, Refusal, Service, ServiceName};
 use side::Side;
+
+/// The ids of one Service by label, sorted: mostly one, and a map would make room for eleven.
+type Ids = Vec<(Label, u32)>;
 
 /// A batch of plans. What one batch frees is not used again before the batch is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +72,7 @@ pub struct Planner {
     /// Mirror of SERVICES.
     labels: BTreeMap<u32, String>,
     /// The ids of every Service that has something in the maps.
-    services: BTreeMap<ServiceName, BTreeMap<Label, u32>>,
+    services: BTreeMap<ServiceName, Ids>,
     /// The ids in `services`.
     owned: BTreeSet<u32>,
     /// Labels removed per generation.
@@ -92,15 +94,15 @@ impl Planner {
         labels: BTreeMap<u32, String>,
         capacities: Capacities,
     ) -> Self {
-        let mut services: BTreeMap<ServiceName, BTreeMap<Label, u32>> = BTreeMap::new();
+        let mut services: BTreeMap<ServiceName, Ids> = BTreeMap::new();
         let mut owned = BTreeSet::new();
         for (&id, text) in &labels {
             let Some(label) = Label::parse(text) else {
                 continue;
             };
             let ids = services.entry(label.port.service.clone()).or_default();
-            if let Entry::Vacant(vacant) = ids.entry(label) {
-                vacant.insert(id);
+            if let Err(place) = ids.binary_search_by(|(known, _)| known.cmp(&label)) {
+                ids.insert(place, (label, id));
                 owned.insert(id);
             }
         }
@@ -142,7 +144,12 @@ impl Planner {
         let mut refusals = Vec::new();
         let had = self.services.get(name).cloned().unwrap_or_default();
         let (ids, ports) = self.assign_ids(&had, desired, &object, &mut refusals);
-        let mine: BTreeSet<u32> = had.values().chain(ids.keys()).copied().collect();
+        let mine: BTreeSet<u32> = had
+            .iter()
+            .map(|(_, id)| id)
+            .chain(ids.keys())
+            .copied()
+            .collect();
 
         let changes = match self.try_plan(name, &had, ids, &ports, &mine, &object, &mut refusals) {
             Ok(changes) => changes,

@@ -20,8 +20,15 @@ pub struct Reconciler {
     node_addresses: BTreeSet<IpAddr>,
     cluster_ranges: BTreeSet<Cidr>,
     dirty: BTreeSet<ServiceName>,
+    /// Their claims are known, they are still to be planned. Of many, only the first are kept as compiled.
+    compiled: BTreeMap<ServiceName, Option<Compiled>>,
     restored: bool,
 }
+
+type Compiled = (Service, Vec<Refusal>);
+
+/// How many Services a round plans at most: what it leads to is held in memory until it is written.
+const AT_ONCE: usize = 512;
 
 /// What one round leads to.
 #[derive(Default)]
@@ -31,6 +38,8 @@ pub struct Round {
     pub refusals: BTreeMap<ServiceName, Vec<Refusal>>,
     /// And what load balancers are told of it.
     pub health_checks: BTreeMap<ServiceName, Option<HealthCheck>>,
+    /// There were too many Services for one round: another one is to follow, once the changes of this one are written.
+    pub more: bool,
 }
 
 impl Reconciler {
@@ -44,6 +53,7 @@ impl Reconciler {
             node_addresses: BTreeSet::new(),
             cluster_ranges: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            compiled: BTreeMap::new(),
             restored: false,
         }
     }
@@ -70,6 +80,7 @@ impl Reconciler {
     pub fn restart(&mut self, planner: Planner) {
         self.planner = planner;
         self.restored = false;
+        self.compiled.clear();
         self.dirty_all();
     }
 
@@ -78,7 +89,7 @@ impl Reconciler {
             .extend(self.cluster.services().map(|(name, _)| name.clone()));
     }
 
-    /// Plans all that is dirty. Nothing, before the first full sync (A11).
+    /// Plans what is dirty. Nothing, before the first full sync (A11).
     pub fn round(&mut self) -> Round {
         let mut round = Round::default();
         if !self.cluster.synced() {
@@ -103,23 +114,32 @@ impl Reconciler {
             self.dirty_all();
         }
         // What one Service gives up another may have been refused for.
+        let mut left = AT_ONCE;
         loop {
+            // All claims first: nobody is given for a moment what is another's.
+            self.compile_dirty();
+            while let Some((name, compiled)) = self.compiled.pop_first() {
+                let (desired, refusals) =
+                    compiled.unwrap_or_else(|| compile(&self.cluster, &name, &self.facts));
+                self.plan(name, desired, refusals, &mut round);
+                left -= 1;
+                if left == 0 {
+                    round.more = true;
+                    return round;
+                }
+            }
             self.dirty.extend(self.planner.take_retries());
             if self.dirty.is_empty() {
                 return round;
-            }
-            // All claims first: nobody is given for a moment what is another's.
-            for (name, (desired, refusals)) in self.compile_dirty() {
-                self.plan(name, desired, refusals, &mut round);
             }
         }
     }
 
     /// Compiles what is dirty, and what becomes so by its claims.
-    fn compile_dirty(&mut self) -> BTreeMap<ServiceName, (Service, Vec<Refusal>)> {
-        let mut compiled = BTreeMap::new();
+    fn compile_dirty(&mut self) {
+        let mut seen = BTreeSet::new();
         while let Some(name) = self.dirty.pop_first() {
-            if compiled.contains_key(&name) {
+            if !seen.insert(name.clone()) {
                 continue;
             }
             let (desired, refusals) = compile(&self.cluster, &name, &self.facts);
@@ -129,9 +149,10 @@ impl Reconciler {
                 .and_then(|s| s.created.as_deref());
             self.dirty
                 .extend(self.claims.update(&name, created, &desired));
-            compiled.insert(name, (desired, refusals));
+            let few = self.compiled.len() < AT_ONCE;
+            self.compiled
+                .insert(name, few.then_some((desired, refusals)));
         }
-        compiled
     }
 
     fn plan(

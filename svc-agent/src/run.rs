@@ -37,7 +37,8 @@ use recount::Recount;
 
 pub use start::cgroup_root;
 
-/// Events that come together are planned together.
+/// Events that come together are planned together: a change goes at once when the last one is so long ago; in a storm
+/// this is what is waited for more.
 const COALESCE: Duration = Duration::from_millis(3);
 /// How often the connections of least-connections Services are counted anew.
 const RECOUNT: Duration = Duration::from_secs(10);
@@ -193,10 +194,11 @@ impl<'a> Agent<'a> {
             .min()
     }
 
-    /// Takes in what else has come, for a moment.
+    /// Takes in what else has come; soon after a write also what comes within a moment.
     async fn gather(&mut self, inbox: &mut mpsc::Receiver<Event>) {
-        let until = tokio::time::Instant::now() + COALESCE;
-        while let Ok(Some(event)) = tokio::time::timeout_at(until, inbox.recv()).await {
+        let until = self.pace.storm_until(Instant::now());
+        // What is there is had even when the time is over.
+        while let Ok(Some(event)) = tokio::time::timeout_at(until.into(), inbox.recv()).await {
             self.reconciler.apply(event);
         }
     }
@@ -215,25 +217,10 @@ impl<'a> Agent<'a> {
             self.attach();
         }
         self.take_facts();
-        let round = self.reconciler.round();
-        for (name, refusals) in round.refusals {
-            self.refuse(&name, &format!("Service {name}"), refusals);
-        }
-        for (name, check) in round.health_checks {
-            self.health_checks.set(&name, check);
-        }
-        let entries = round.changes.len();
-        if entries > 0 {
-            let start = Instant::now();
-            if let Err(error) = self.dataplane.apply(&round.changes) {
-                tracing::error!("{error}; trying again in {} s", RETRY.as_secs());
-                return self.fail();
-            }
-            tracing::debug!("wrote {entries} map entries in {:?}", start.elapsed());
-            let batch = self.reconciler.planner.close_generation();
-            self.pace.wrote(batch, Instant::now());
-        }
-        if std::mem::take(&mut self.sweep) || round.changes.v4.stale || round.changes.v6.stale {
+        let Some(entries) = self.write() else {
+            return self.fail();
+        };
+        if std::mem::take(&mut self.sweep) {
             self.sockets.wake();
         }
         let complete = self.synced || self.reattach.is_none();
@@ -251,6 +238,37 @@ impl<'a> Agent<'a> {
             }
             self.health.synced();
         }
+    }
+
+    /// Plans and writes, round by round; returns how many entries were written, None when that failed.
+    fn write(&mut self) -> Option<usize> {
+        let (start, mut entries) = (Instant::now(), 0);
+        loop {
+            let round = self.reconciler.round();
+            for (name, refusals) in round.refusals {
+                self.refuse(&name, &format!("Service {name}"), refusals);
+            }
+            for (name, check) in round.health_checks {
+                self.health_checks.set(&name, check);
+            }
+            self.sweep |= round.changes.v4.stale || round.changes.v6.stale;
+            if !round.changes.is_empty() {
+                if let Err(error) = self.dataplane.apply(&round.changes) {
+                    tracing::error!("{error}; trying again in {} s", RETRY.as_secs());
+                    return None;
+                }
+                entries += round.changes.len();
+                let batch = self.reconciler.planner.close_generation();
+                self.pace.wrote(batch, Instant::now());
+            }
+            if !round.more {
+                break;
+            }
+        }
+        if entries > 0 {
+            tracing::debug!("wrote {entries} map entries in {:?}", start.elapsed());
+        }
+        Some(entries)
     }
 
     /// Corrects what the programs have counted for least-connections Services. Walking FLOWS takes a while, so another
@@ -284,8 +302,8 @@ impl<'a> Agent<'a> {
         let regarding = service.map(|service| Regarding {
             api_version: "v1".into(),
             kind: "Service".into(),
-            namespace: name.namespace.clone(),
-            name: name.name.clone(),
+            namespace: name.namespace.to_string(),
+            name: name.name.to_string(),
             uid: service.uid.clone(),
         });
         self.notices.refused(regarding.as_ref(), &new);

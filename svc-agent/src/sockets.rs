@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::SockProtocol;
@@ -27,6 +28,10 @@ const MESSAGE_ID: usize = 4;
 const COOKIE: usize = 40;
 /// `1 << TCP_ESTABLISHED`, which a connected UDP socket is, too.
 const CONNECTED: u32 = 1 << 1;
+
+/// After a sweep, in terms of what it took; and at most.
+const REST: u32 = 100;
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// The namespace that the thread is in, before it wanders.
 const HOME: &str = "/proc/thread-self/ns/net";
@@ -58,9 +63,11 @@ impl Sweeper {
 
 fn run(root: &Path, woken: &Receiver<()>) {
     let mut said = BTreeSet::new();
+    let mut pinned = None;
     while woken.recv().is_ok() {
+        let start = Instant::now();
         let mut trouble = BTreeSet::new();
-        match sweep(root, &mut trouble) {
+        match sweep(root, &mut pinned, &mut trouble) {
             Ok(0) => (),
             Ok(n) => tracing::info!("aborted {n} UDP sockets whose backend no longer serves"),
             Err(error) => {
@@ -72,12 +79,22 @@ fn run(root: &Path, woken: &Receiver<()>) {
             tracing::warn!("{line}");
         }
         said = trouble;
+        // Where endpoints go all the time, this is not to be all that the node does.
+        std::thread::sleep((start.elapsed() * REST).min(LONGEST_REST));
     }
 }
 
 /// Aborts the sockets in question, wherever they are. Returns how many.
-fn sweep(root: &Path, trouble: &mut BTreeSet<String>) -> Result<usize, Error> {
-    let deserted = Pinned::open(root)?.deserted_sockets()?;
+fn sweep(
+    root: &Path,
+    pinned: &mut Option<Pinned>,
+    trouble: &mut BTreeSet<String>,
+) -> Result<usize, Error> {
+    let pinned = match pinned {
+        Some(pinned) => pinned,
+        None => pinned.insert(Pinned::open(root)?),
+    };
+    let deserted = pinned.deserted_sockets()?;
     if deserted.is_empty() {
         return Ok(0);
     }

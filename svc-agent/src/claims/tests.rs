@@ -42,7 +42,7 @@ fn service(n: &str, frontends: &[u16]) -> Service {
         ports: vec![Port {
             name: ServicePortName {
                 service: name(n),
-                port: String::new(),
+                port: "".into(),
             },
             affinity: 0,
             runs: frontends.iter().map(run).collect(),

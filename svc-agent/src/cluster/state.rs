@@ -45,7 +45,8 @@ pub struct Cluster {
     node_name: String,
     services: BTreeMap<ServiceName, Service>,
     slices: BTreeMap<SliceName, Slice>,
-    slices_of: BTreeMap<ServiceName, BTreeSet<SliceName>>,
+    /// In the order of their names. Most Services have one, and a set would make room for eleven.
+    slices_of: BTreeMap<ServiceName, Vec<SliceName>>,
     node: Option<Node>,
     /// The addresses of all other nodes; None where nobody needs them.
     peers: Option<BTreeMap<String, Vec<IpAddr>>>,
@@ -137,7 +138,7 @@ impl Cluster {
         for (name, old) in changed(&mut self.slices, change) {
             if let Some(old) = old {
                 if let Some(names) = self.slices_of.get_mut(&old.service) {
-                    names.remove(&name);
+                    names.retain(|other| *other != name);
                     if names.is_empty() {
                         self.slices_of.remove(&old.service);
                     }
@@ -145,10 +146,11 @@ impl Cluster {
                 dirty.insert(old.service);
             }
             if let Some(new) = self.slices.get(&name) {
-                self.slices_of
-                    .entry(new.service.clone())
-                    .or_default()
-                    .insert(name);
+                let names = self.slices_of.entry(new.service.clone()).or_default();
+                if let Err(place) = names.binary_search(&name) {
+                    names.reserve_exact(1);
+                    names.insert(place, name);
+                }
                 dirty.insert(new.service.clone());
             }
         }
@@ -206,6 +208,11 @@ fn changed<K: Ord + Clone, V: PartialEq>(
             .map(|old| (key, Some(old)))
             .into_iter()
             .collect(),
+        // At the start: packed as tightly as it goes, which one by one is not.
+        Change::All(all) if kind.is_empty() => {
+            *kind = all.into_iter().collect();
+            kind.keys().map(|key| (key.clone(), None)).collect()
+        }
         Change::All(all) => {
             let gone: Vec<K> = kind
                 .keys()

@@ -4,7 +4,7 @@ use super::Refused;
 use crate::cluster::Service;
 use crate::desired::Algorithm;
 
-const ALGORITHM: &str = "svcplane.io/algorithm";
+pub const ALGORITHM: &str = "svcplane.io/algorithm";
 
 /// How backends are picked, inside and outside (B12); None: as usual.
 pub(super) fn algorithm(service: &Service, refused: &mut Refused) -> Option<Algorithm> {

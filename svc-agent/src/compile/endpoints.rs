@@ -30,7 +30,7 @@ impl Candidate<'_> {
     }
 
     fn is_local(&self, facts: &Facts) -> bool {
-        self.says.node.as_ref() == Some(&facts.node_name)
+        self.says.node.as_deref() == Some(&*facts.node_name)
     }
 }
 
@@ -176,12 +176,18 @@ fn near<'a, 'b>(ready: &[&'a Candidate<'b>], facts: &Facts) -> Option<Vec<&'a Ca
         (ready.iter().all(|c| has_hint(c)) && !for_us.is_empty()).then_some(for_us)
     };
     let zone = facts.zone.as_ref();
-    followed(&|c| !c.says.node_hints.is_empty(), &|c| {
-        c.says.node_hints.contains(&facts.node_name)
+    let nodes = |c: &Candidate, is: &dyn Fn(&BTreeSet<String>) -> bool| {
+        c.says.hints.as_ref().is_some_and(|hints| is(&hints.nodes))
+    };
+    let zones = |c: &Candidate, is: &dyn Fn(&BTreeSet<String>) -> bool| {
+        c.says.hints.as_ref().is_some_and(|hints| is(&hints.zones))
+    };
+    followed(&|c| nodes(c, &|nodes| !nodes.is_empty()), &|c| {
+        nodes(c, &|nodes| nodes.contains(&facts.node_name))
     })
     .or_else(|| {
-        followed(&|c| !c.says.zone_hints.is_empty(), &|c| {
-            zone.is_some_and(|zone| c.says.zone_hints.contains(zone))
+        followed(&|c| zones(c, &|zones| !zones.is_empty()), &|c| {
+            zones(c, &|zones| zone.is_some_and(|zone| zones.contains(zone)))
         })
     })
 }

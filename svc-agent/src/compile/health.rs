@@ -56,7 +56,7 @@ fn ready_here<'a>(slices: impl Iterator<Item = &'a Slice>, v4: bool, facts: &Fac
     for slice in slices {
         for (port_name, protocol, port) in &slice.ports {
             for endpoint in slice.endpoints.iter().filter(|e| e.ip.is_ipv4() == v4) {
-                let place = (endpoint.ip, port_name.as_str(), *protocol, *port);
+                let place = (endpoint.ip, &**port_name, *protocol, *port);
                 let known = found.entry(place).or_insert(endpoint);
                 if standing(endpoint) > standing(known) {
                     *known = endpoint;
@@ -66,6 +66,6 @@ fn ready_here<'a>(slices: impl Iterator<Item = &'a Slice>, v4: bool, facts: &Fac
     }
     let here = found
         .values()
-        .filter(|e| e.ready && e.node.as_ref() == Some(&facts.node_name));
+        .filter(|e| e.ready && e.node.as_deref() == Some(&*facts.node_name));
     here.map(|e| e.ip).collect::<BTreeSet<_>>().len()
 }

@@ -5,11 +5,12 @@ mod ranges;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use svc_common::table::Scope;
 
 use super::*;
-use crate::cluster::{Change, Event, Slice, SliceName, TargetPort};
+use crate::cluster::{Change, Event, Hints, Slice, SliceName, TargetPort};
 use crate::desired::Protocol;
 
 const EACH: [(FrontendKind, Scope); 7] = [
@@ -81,9 +82,7 @@ fn endpoint(n: u8, node: &str, state: State) -> cluster::Endpoint {
         serving: matches!(state, State::Ready | State::Leaving),
         terminating: matches!(state, State::Leaving | State::Gone),
         node: Some(node.into()),
-        zone: None,
-        zone_hints: BTreeSet::new(),
-        node_hints: BTreeSet::new(),
+        hints: None,
         weight: 1,
     }
 }
@@ -92,7 +91,7 @@ fn slice(endpoints: Vec<cluster::Endpoint>) -> Slice {
     Slice {
         service: name(),
         endpoints,
-        ports: vec![(String::new(), Protocol::Tcp, 8080)],
+        ports: vec![("".into(), Protocol::Tcp, 8080)],
     }
 }
 
@@ -103,7 +102,7 @@ fn cluster(service: cluster::Service, slices: Vec<Slice>) -> Cluster {
         (
             SliceName {
                 namespace: "default".into(),
-                name: format!("s{i}"),
+                name: format!("s{i}").into(),
             },
             slice,
         )

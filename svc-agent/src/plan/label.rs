@@ -5,6 +5,7 @@ use std::fmt;
 use svc_common::table::ServiceLabel;
 
 use crate::desired::{Protocol, ServiceName, ServicePortName};
+use crate::shared;
 
 /// The label of one service port: its name and the protocol of its frontends, which tells ports of one name apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,13 +30,13 @@ impl Label {
         let (namespace, name) = rest.split_once('/')?;
         let (name, port) = name.split_once(':').unwrap_or((name, ""));
         let service = ServiceName {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
+            namespace: shared::name(namespace),
+            name: shared::name(name),
         };
         Some(Self {
             port: ServicePortName {
                 service,
-                port: port.to_owned(),
+                port: shared::name(port),
             },
             protocol,
         })

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Changes, Label, Planner, label};
+use super::{Changes, Ids, Label, Planner, label};
 use crate::desired::{Fault, Port, Refusal, Service, ServiceName};
 
 impl Planner {
     /// Finds or makes up the id of every port that has frontends. New ids are taken by nobody until the commit.
     pub(super) fn assign_ids<'a>(
         &self,
-        had: &BTreeMap<Label, u32>,
+        had: &Ids,
         desired: Option<&'a Service>,
         object: &str,
         refusals: &mut Vec<Refusal>,
@@ -39,7 +39,8 @@ impl Planner {
                 refusals.push(Refusal::invalid(object, why));
                 continue;
             }
-            let id = had.get(&label).copied().unwrap_or_else(|| {
+            let known = had.iter().find(|(known, _)| *known == label);
+            let id = known.map(|(_, id)| *id).unwrap_or_else(|| {
                 while next == 0 || self.labels.contains_key(&next) {
                     next = next.wrapping_add(1);
                 }
@@ -59,7 +60,7 @@ impl Planner {
     pub(super) fn try_plan(
         &mut self,
         name: &ServiceName,
-        had: &BTreeMap<Label, u32>,
+        had: &Ids,
         mut ids: BTreeMap<u32, Label>,
         ports: &[(u32, &Port)],
         mine: &BTreeSet<u32>,
@@ -108,7 +109,7 @@ impl Planner {
             v6: self.v6.commit(mine, v6, self.generation),
             ..Changes::default()
         };
-        for id in had.values().filter(|id| !used.contains(id)) {
+        for (_, id) in had.iter().filter(|(_, id)| !used.contains(id)) {
             self.labels.remove(id);
             self.owned.remove(id);
             *self.leaving.entry(self.generation).or_default() += 1;
@@ -125,10 +126,9 @@ impl Planner {
         if ids.is_empty() {
             self.services.remove(name);
         } else {
-            self.services.insert(
-                name.clone(),
-                ids.into_iter().map(|(id, label)| (label, id)).collect(),
-            );
+            let mut ids: Ids = ids.into_iter().map(|(id, label)| (label, id)).collect();
+            ids.sort_unstable();
+            self.services.insert(name.clone(), ids);
         }
         let out = [
             changes.v4.frontends_out.len(),

@@ -27,7 +27,8 @@ pub(super) struct Side<F: Family> {
     flags: BTreeMap<FrontendKey<F>, u32>,
     /// How many frontends ask for each of the three bits.
     holders: BTreeMap<F::Addr, [usize; 3]>,
-    nodes: BTreeSet<F::Addr>,
+    /// This node's own; None until the planner was told.
+    nodes: Option<BTreeSet<F::Addr>>,
     /// Other nodes; None until the planner was told.
     peers: Option<BTreeSet<F::Addr>>,
     capacities: Capacities,
@@ -63,7 +64,7 @@ impl<F: Family> Side<F> {
             by_service: BTreeMap::new(),
             flags: BTreeMap::new(),
             holders: BTreeMap::new(),
-            nodes: BTreeSet::new(),
+            nodes: None,
             peers: None,
             capacities,
             leaving: BTreeMap::new(),

@@ -11,10 +11,13 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// Looks at the counter now and then.
 pub(super) async fn watch(root: PathBuf, refused: bool) {
-    let mut known = count(&root).unwrap_or(0);
+    let Ok(pinned) = Pinned::open(&root) else {
+        return;
+    };
+    let mut known = count(&pinned).unwrap_or(0);
     loop {
         tokio::time::sleep(EVERY).await;
-        let Some(now) = count(&root) else { continue };
+        let Some(now) = count(&pinned) else { continue };
         if let Some(line) = warning(known, now, refused) {
             tracing::warn!("{line}");
         }
@@ -22,10 +25,8 @@ pub(super) async fn watch(root: PathBuf, refused: bool) {
     }
 }
 
-fn count(root: &std::path::Path) -> Option<u64> {
-    let reasons = Pinned::open(root)
-        .and_then(|pinned| pinned.reasons())
-        .ok()?;
+fn count(pinned: &Pinned) -> Option<u64> {
+    let reasons = pinned.reasons().ok()?;
     reasons
         .into_iter()
         .find(|(reason, _)| *reason == Reason::NodePortBound)

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::RETRY;
+use super::{COALESCE, RETRY};
 use crate::plan::Generation;
 
 /// No packet still reads a run of slots that was given up so long ago: a program runs for microseconds.
@@ -13,6 +13,7 @@ const GRACE: Duration = Duration::from_millis(100);
 pub(super) struct Pace {
     leaving: VecDeque<(Instant, Generation)>,
     retry: Option<Instant>,
+    last: Option<Instant>,
 }
 
 impl Pace {
@@ -42,8 +43,17 @@ impl Pace {
         self.retry = None;
     }
 
+    /// Until when more is to be waited for, before what has come is planned: a change that comes alone is not kept.
+    pub(super) fn storm_until(&self, now: Instant) -> Instant {
+        match self.last {
+            Some(last) if now.duration_since(last) < COALESCE => now + COALESCE,
+            Some(_) | None => now,
+        }
+    }
+
     /// A batch was written.
     pub(super) fn wrote(&mut self, batch: Generation, now: Instant) {
+        self.last = Some(now);
         self.leaving.push_back((now + GRACE, batch));
     }
 
@@ -69,6 +79,17 @@ mod tests {
         assert_eq!(pace.next_free(now), None);
         assert_eq!(pace.next_free(now + GRACE), Some(batch));
         assert_eq!((pace.next_free(now + GRACE), pace.due()), (None, None));
+    }
+
+    #[test]
+    fn a_change_that_comes_alone_goes_at_once_and_a_storm_is_gathered() {
+        let mut planner = Planner::empty(Capacities::default());
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert_eq!(pace.storm_until(now), now);
+        pace.wrote(planner.close_generation(), now);
+        let soon = now + COALESCE / 2;
+        assert_eq!(pace.storm_until(soon), soon + COALESCE);
+        assert_eq!(pace.storm_until(now + COALESCE), now + COALESCE);
     }
 
     #[test]

@@ -15,6 +15,8 @@ use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::cluster::ZONE;
+use crate::compile::ALGORITHM;
 use crate::desired::{Protocol, Refusal};
 
 /// Whoever proxies Services and slices with this label, it is not us (A1).
@@ -23,6 +25,15 @@ const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Share of new connections of the endpoints of a slice, or of a Pod (B13).
 const WEIGHT: &str = "svcplane.io/weight";
+/// The labels and annotations that are read here or in the Cluster; others need not be kept.
+pub(super) const READ_KEYS: [&str; 6] = [
+    PROXY_NAME,
+    HEADLESS,
+    WEIGHT,
+    ALGORITHM,
+    slice::SERVICE_NAME,
+    ZONE,
+];
 /// Services and slices that are ours, as a selector for the API server.
 pub const LABEL_SELECTOR: &str =
     "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
@@ -44,6 +55,13 @@ pub(super) fn name(meta: &ObjectMeta) -> (String, String) {
         .filter(|n| !n.is_empty())
         .unwrap_or_else(|| "default".into());
     (namespace, meta.name.clone().unwrap_or_default())
+}
+
+/// A list without room for more.
+fn tight<T>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.shrink_to_fit();
+    items
 }
 
 fn has_label(meta: &ObjectMeta, label: &str) -> bool {

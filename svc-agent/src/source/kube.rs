@@ -2,6 +2,7 @@
 //! taken up again by themselves when the API server was away.
 
 mod events;
+mod trimmed;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -22,6 +23,7 @@ use super::convert::{self, Converted, LABEL_SELECTOR};
 use crate::cluster::{Change, Event};
 use crate::notices::{Notice, Notices, Regarding};
 use crate::refusals::Refusals;
+use trimmed::Trimmed;
 
 /// The API server sends a bookmark about every minute: a watch that is silent for longer than this is dead.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -118,7 +120,8 @@ async fn watch<O, K, V>(
     events: &Sender<Event>,
     notices: &Notices,
 ) where
-    O: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    O: Resource<DynamicType = ()> + Clone + Debug + Send + 'static,
+    Trimmed<O>: Resource<DynamicType = ()> + DeserializeOwned,
     K: Ord + Clone,
 {
     let mut refusals = Refusals::default();
@@ -126,7 +129,7 @@ async fn watch<O, K, V>(
     let mut trouble: Option<String> = None;
     // Each attempt at a list begins with an Ok, Init: only time without an error may reset the waiting.
     let retry = ResetTimerBackoff::new(Retry::default(), Retry::LAST * 2);
-    let stream = watcher(Api::<O>::all(client.clone()), config).backoff(retry);
+    let stream = watcher(Api::<Trimmed<O>>::all(client.clone()), config).backoff(retry);
     let mut stream = std::pin::pin!(stream);
     while let Some(next) = stream.next().await {
         let mut taken_in = |object: &O| {
@@ -144,17 +147,17 @@ async fn watch<O, K, V>(
                 listed.clear();
                 continue;
             }
-            Ok(watcher::Event::InitApply(object)) => {
+            Ok(watcher::Event::InitApply(Trimmed(object))) => {
                 let (key, value) = taken_in(&object);
                 listed.extend(value.map(|value| (key, value)));
                 continue;
             }
             Ok(watcher::Event::InitDone) => Change::All(std::mem::take(&mut listed)),
-            Ok(watcher::Event::Apply(object)) => match taken_in(&object) {
+            Ok(watcher::Event::Apply(Trimmed(object))) => match taken_in(&object) {
                 (key, Some(value)) => Change::Applied(key, value),
                 (key, None) => Change::Deleted(key),
             },
-            Ok(watcher::Event::Delete(object)) => {
+            Ok(watcher::Event::Delete(Trimmed(object))) => {
                 refusals.update(&name(&object), []);
                 Change::Deleted(convert(&object).key)
             }

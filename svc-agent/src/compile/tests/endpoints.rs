@@ -108,7 +108,7 @@ fn of_two_copies_of_an_endpoint_the_one_that_is_not_terminating_wins() {
 #[test]
 fn ports_are_matched_by_name_and_protocol_and_may_be_other_numbers_in_other_slices() {
     let offers = |n, port: &str, protocol, number| Slice {
-        ports: vec![(port.to_owned(), protocol, number)],
+        ports: vec![(port.into(), protocol, number)],
         ..slice(vec![endpoint(n, "here", State::Ready)])
     };
     let named = cluster::Service {
@@ -135,8 +135,10 @@ fn hints_are_followed_only_if_every_ready_endpoint_has_one_and_one_is_for_us() {
     let hinted = |n, zone: &str, node: &str, state| {
         let names = |s: &str| s.split_whitespace().map(str::to_owned).collect();
         cluster::Endpoint {
-            zone_hints: names(zone),
-            node_hints: names(node),
+            hints: Some(Arc::new(Hints {
+                zones: names(zone),
+                nodes: names(node),
+            })),
             ..endpoint(n, "there", state)
         }
     };
@@ -216,11 +218,14 @@ fn any_endpoint() -> impl Strategy<Value = cluster::Endpoint> {
         prop::collection::btree_set("[ab]", 0..2),
     )
         .prop_map(
-            |(n, [ready, serving, terminating], node, zone_hints)| cluster::Endpoint {
+            |(n, [ready, serving, terminating], node, zones)| cluster::Endpoint {
                 ready,
                 serving,
                 terminating,
-                zone_hints,
+                hints: Some(Arc::new(Hints {
+                    zones,
+                    ..Hints::default()
+                })),
                 ..endpoint(n, ["here", "there", "far"][node], State::Ready)
             },
         )

@@ -87,13 +87,21 @@ fn endpoints_of_weight_0_do_not_keep_others_from_standing_in() {
     );
 }
 
+fn for_zone(zone: &str) -> Option<Arc<Hints>> {
+    let zones = BTreeSet::from([zone.to_owned()]);
+    Some(Arc::new(Hints {
+        zones,
+        ..Hints::default()
+    }))
+}
+
 #[test]
 fn every_listed_endpoint_is_told_with_its_state() {
     use State::*;
     let mut near = endpoint(1, "here", Ready);
-    near.zone_hints = BTreeSet::from(["a".to_owned()]);
+    near.hints = for_zone("a");
     let mut far = endpoint(2, "there", Ready);
-    far.zone_hints = BTreeSet::from(["b".to_owned()]);
+    far.hints = for_zone("b");
     let states = vec![
         near,
         far,

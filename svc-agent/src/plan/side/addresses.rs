@@ -26,17 +26,12 @@ impl<F: Family> Side<F> {
 
     /// What an address should be, by its frontends and the node.
     fn wanted(&self, addr: &F::Addr) -> u32 {
-        let node = if self.nodes.contains(addr) {
-            address_flags::NODE
-        } else {
-            0
+        let among = |known: &Option<BTreeSet<F::Addr>>, flag| match known {
+            Some(addrs) if addrs.contains(addr) => flag,
+            Some(_) | None => 0,
         };
-        let peers = self.peers.as_ref();
-        let peer = if peers.is_some_and(|peers| peers.contains(addr)) {
-            address_flags::PEER
-        } else {
-            0
-        };
+        let node = among(&self.nodes, address_flags::NODE);
+        let peer = among(&self.peers, address_flags::PEER);
         let holders = self.holders.get(addr).copied().unwrap_or_default();
         holders
             .iter()
@@ -71,16 +66,18 @@ impl<F: Family> Side<F> {
         }
     }
 
-    /// Sets the addresses of this node.
+    /// Sets the addresses of this node. They seldom change.
     pub(in crate::plan) fn set_nodes(
         &mut self,
         nodes: BTreeSet<F::Addr>,
         generation: Generation,
     ) -> FamilyChanges<F> {
-        let concerned = self.with_flag(address_flags::NODE, &nodes);
-        self.nodes = nodes;
         let mut changes = FamilyChanges::default();
-        self.settle(concerned, &mut changes, generation);
+        if self.nodes.as_ref() != Some(&nodes) {
+            let concerned = self.with_flag(address_flags::NODE, &nodes);
+            self.nodes = Some(nodes);
+            self.settle(concerned, &mut changes, generation);
+        }
         changes
     }
 

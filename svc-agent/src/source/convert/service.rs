@@ -9,13 +9,17 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::{Converted, Notes, PROXY_NAME, has_label, name};
 use crate::cluster::{Service, ServicePort, ServiceType, TargetPort, TrafficPolicy};
 use crate::desired::ServiceName;
+use crate::shared;
 
 /// The API server's default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_SECONDS: i32 = 10_800;
 
 pub fn service(object: &core::Service) -> Converted<ServiceName, Service> {
     let (namespace, name) = name(&object.metadata);
-    let key = ServiceName { namespace, name };
+    let key = ServiceName {
+        namespace: shared::name(&namespace),
+        name: shared::name(&name),
+    };
     let mut notes = Notes::new(format!("Service {key}"));
     let value = (!has_label(&object.metadata, PROXY_NAME)).then(|| converted(object, &mut notes));
     Converted {
@@ -37,7 +41,6 @@ fn converted(object: &core::Service, notes: &mut Notes) -> Service {
             .creation_timestamp
             .as_ref()
             .map(|time| format!("{:.0}", time.0)),
-        labels: meta.labels.clone().unwrap_or_default(),
         annotations: meta.annotations.clone().unwrap_or_default(),
         cluster_ips: if headless {
             Vec::new()
@@ -104,6 +107,7 @@ fn cluster_ips(spec: &core::ServiceSpec, notes: &mut Notes) -> Vec<IpAddr> {
             ips.push(ip);
         }
     }
+    ips.shrink_to_fit();
     ips
 }
 
@@ -152,6 +156,7 @@ fn ports(spec: &core::ServiceSpec, notes: &mut Notes) -> Vec<ServicePort> {
             ports.push(port);
         }
     }
+    ports.shrink_to_fit();
     ports
 }
 
@@ -168,7 +173,7 @@ fn port(port: &core::ServicePort, notes: &mut Notes) -> Option<ServicePort> {
         Some(node_port) => notes.number("nodePort", node_port)?,
     };
     Some(ServicePort {
-        name: port.name.clone().unwrap_or_default(),
+        name: shared::name(port.name.as_deref().unwrap_or_default()),
         protocol,
         port: number,
         target,

@@ -1,20 +1,25 @@
 //! discovery.k8s.io/v1 EndpointSlice.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1 as discovery;
 
-use super::{Converted, HEADLESS, Notes, PROXY_NAME, has_label, name};
-use crate::cluster::{Endpoint, Slice, SliceName};
+use super::{Converted, HEADLESS, Notes, PROXY_NAME, has_label, name, tight};
+use crate::cluster::{Endpoint, Hints, Slice, SliceName};
 use crate::desired::{Protocol, ServiceName};
+use crate::shared::{self, Pool};
 
 /// Which Service a slice belongs to (A4).
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 pub fn slice(object: &discovery::EndpointSlice) -> Converted<SliceName, Slice> {
     let (namespace, name) = name(&object.metadata);
-    let key = SliceName { namespace, name };
+    let key = SliceName {
+        namespace: shared::name(&namespace),
+        name: name.into(),
+    };
     let mut notes = Notes::new(format!("EndpointSlice {}/{}", key.namespace, key.name));
     let ours = !has_label(&object.metadata, PROXY_NAME) && !has_label(&object.metadata, HEADLESS);
     let value = if ours {
@@ -60,19 +65,15 @@ fn converted(
     Some(Slice {
         service: ServiceName {
             namespace: key.namespace.clone(),
-            name: service.clone(),
+            name: shared::name(service),
         },
-        endpoints: object
-            .endpoints
-            .iter()
-            .filter_map(|e| endpoint(e, v4, weight, notes))
-            .collect(),
-        ports: object
-            .ports
-            .iter()
-            .flatten()
-            .filter_map(|p| port(p, notes))
-            .collect(),
+        endpoints: tight(
+            object
+                .endpoints
+                .iter()
+                .filter_map(|e| endpoint(e, v4, weight, notes)),
+        ),
+        ports: tight(object.ports.iter().flatten().filter_map(|p| port(p, notes))),
     })
 }
 
@@ -96,34 +97,31 @@ fn endpoint(
         return None;
     }
     let conditions = endpoint.conditions.as_ref();
-    let hints = endpoint.hints.as_ref();
-    let names = |names: Vec<&String>| names.into_iter().cloned().collect::<BTreeSet<_>>();
     Some(Endpoint {
         ip,
         // nil: true, true, false (A6).
         ready: conditions.and_then(|c| c.ready).unwrap_or(true),
         serving: conditions.and_then(|c| c.serving).unwrap_or(true),
         terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
-        node: endpoint.node_name.clone(),
-        zone: endpoint.zone.clone(),
-        zone_hints: names(
-            hints
-                .into_iter()
-                .flat_map(|h| &h.for_zones)
-                .flatten()
-                .map(|z| &z.name)
-                .collect(),
-        ),
-        node_hints: names(
-            hints
-                .into_iter()
-                .flat_map(|h| &h.for_nodes)
-                .flatten()
-                .map(|n| &n.name)
-                .collect(),
-        ),
+        node: endpoint.node_name.as_deref().map(shared::name),
+        hints: endpoint.hints.as_ref().and_then(hints),
         weight,
     })
+}
+
+thread_local! {
+    static HINTS: RefCell<Pool<Hints>> = const { RefCell::new(Pool::new()) };
+}
+
+fn hints(hints: &discovery::EndpointHints) -> Option<Arc<Hints>> {
+    let zones = hints.for_zones.iter().flatten();
+    let nodes = hints.for_nodes.iter().flatten();
+    let hints = Hints {
+        zones: zones.map(|zone| zone.name.clone()).collect(),
+        nodes: nodes.map(|node| node.name.clone()).collect(),
+    };
+    let said = hints != Hints::default();
+    said.then(|| HINTS.with_borrow_mut(|known| known.get(&hints, || hints.clone().into())))
 }
 
 /// The addresses that the API server refuses for endpoints, which other writers of slices may not know.
@@ -143,11 +141,11 @@ fn unreachable(ip: IpAddr) -> Option<&'static str> {
 
 /// No number means any port of the endpoint, which is for others than proxies (A8). No name is the empty name, as the
 /// API server would have written it.
-fn port(port: &discovery::EndpointPort, notes: &mut Notes) -> Option<(String, Protocol, u16)> {
+fn port(port: &discovery::EndpointPort, notes: &mut Notes) -> Option<(Arc<str>, Protocol, u16)> {
     let number = port.port.filter(|number| *number != 0)?;
     let protocol = notes.protocol(port.protocol.as_deref())?;
     Some((
-        port.name.clone().unwrap_or_default(),
+        shared::name(port.name.as_deref().unwrap_or_default()),
         protocol,
         notes.number("port", number)?,
     ))

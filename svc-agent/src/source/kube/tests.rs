@@ -101,7 +101,7 @@ async fn answer(
 async fn until(cluster: &mut Cluster, events: &mut mpsc::Receiver<Event>, services: &[&str]) {
     let names = |c: &Cluster| {
         c.services()
-            .map(|(n, _)| n.name.clone())
+            .map(|(n, _)| n.name.to_string())
             .collect::<Vec<_>>()
     };
     let waiting = async {

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 
 use crate::cluster::{Endpoint, Service, ServicePort, ServiceType, Slice, SliceName, TargetPort};
 use crate::desired::{Protocol, Refusal, ServiceName};
+use crate::shared;
 use crate::source::convert::{Notes, name};
 
 /// Name, protocol and number, of each port that a Pod has.
-type Ports = Vec<(String, Protocol, u16)>;
+type Ports = Vec<(Arc<str>, Protocol, u16)>;
 
 /// A Pod as far as endpoints need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,9 +52,9 @@ pub(super) fn pod(object: &core::Pod) -> (Option<Pod>, Vec<Refusal>) {
     let ports = containers
         .flat_map(|c| c.ports.iter().flatten())
         .filter_map(|port| {
-            let name = port.name.clone()?;
+            let name = port.name.as_deref()?;
             Some((
-                name,
+                shared::name(name),
                 notes.protocol(port.protocol.as_deref())?,
                 notes.number("containerPort", port.container_port)?,
             ))
@@ -91,7 +93,7 @@ pub(super) fn slices(
 ) -> (BTreeMap<SliceName, Slice>, Vec<Refusal>) {
     let mut notes = Notes::new(format!("Service {service_name}"));
     let selected = |pod: &&Pod| {
-        pod.namespace == service_name.namespace
+        *pod.namespace == *service_name.namespace
             && service
                 .selector
                 .iter()
@@ -132,7 +134,7 @@ pub(super) fn slices(
     let named = (1..).zip(groups).map(|(i, ((_, ports), endpoints))| {
         let name = SliceName {
             namespace: service_name.namespace.clone(),
-            name: format!("{}-pods-{i}", service_name.name),
+            name: format!("{}-pods-{i}", service_name.name).into(),
         };
         (
             name,
@@ -154,10 +156,8 @@ fn endpoint(ip: IpAddr, pod: &Pod, publish_not_ready: bool) -> Endpoint {
         ready: publish_not_ready || (pod.ready && !pod.terminating),
         serving,
         terminating: pod.terminating,
-        node: pod.node.clone(),
-        zone: None,
-        zone_hints: BTreeSet::new(),
-        node_hints: BTreeSet::new(),
+        node: pod.node.as_deref().map(shared::name),
+        hints: None,
         weight: pod.weight,
     }
 }
@@ -170,7 +170,7 @@ fn ports(service: &Service, pod: &Pod, notes: &mut Notes) -> Ports {
             let found = pod
                 .ports
                 .iter()
-                .find(|(n, protocol, _)| n == name && *protocol == port.protocol);
+                .find(|(n, protocol, _)| **n == **name && *protocol == port.protocol);
             if found.is_none() {
                 notes.refuse(format!(
                     "targetPort {name:?}: Pod {}/{} has no {} port of that name; it gets nothing from port {}",

@@ -84,7 +84,8 @@ fn offered(objects: &Objects, ip: &str) -> Vec<(String, Protocol, u16)> {
         .slices
         .values()
         .filter(has)
-        .flat_map(|slice| slice.ports.clone())
+        .flat_map(|slice| &slice.ports)
+        .map(|(name, protocol, port)| (name.to_string(), *protocol, *port))
         .collect()
 }
 
@@ -212,7 +213,7 @@ fn a_file_may_have_several_documents_a_list_or_json() {
         "apiVersion: apps/v1\nkind: Deployment\n---\napiVersion: apps/v1\nkind: Deployment\n",
     );
     let (objects, refusals) = dir.read();
-    let names: BTreeSet<&str> = objects.services.keys().map(|n| n.name.as_str()).collect();
+    let names: BTreeSet<&str> = objects.services.keys().map(|n| &*n.name).collect();
     assert_eq!(
         names,
         BTreeSet::from(["one", "two", "json", "json2", "listed"])
@@ -332,7 +333,7 @@ fn the_examples_are_understood_and_every_service_with_pods_has_two_of_each_famil
     for (name, service) in objects
         .services
         .iter()
-        .filter(|(n, s)| pods::selects(s) && n.name != "no-endpoints")
+        .filter(|(n, s)| pods::selects(s) && &*n.name != "no-endpoints")
     {
         let slices: Vec<&Slice> = objects
             .slices
