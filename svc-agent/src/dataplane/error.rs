@@ -11,7 +11,7 @@ pub enum Error {
         name: &'static str,
         cause: aya::programs::ProgramError,
     },
-    #[error("cannot {what} map {name}: {cause}")]
+    #[error("cannot {what} map {name}: {}", with_source(cause))]
     Map {
         what: &'static str,
         name: &'static str,
@@ -45,6 +45,14 @@ pub enum Error {
     NotPinned(PathBuf),
     #[error("{0} is not on a bpf file system: mount -t bpf bpf /sys/fs/bpf")]
     NotBpffs(PathBuf),
+}
+
+/// An error with what the kernel said.
+fn with_source(error: &aya::maps::MapError) -> String {
+    match error {
+        aya::maps::MapError::SyscallError(call) => format!("{}: {}", call.call, call.io_error),
+        other => other.to_string(),
+    }
 }
 
 /// The verifier's last words say what is wrong; the log before them is for `-v`.

@@ -1,5 +1,6 @@
 //! The pinned maps, typed: `Actual` ← maps, `Changes` → maps.
 
+mod batch;
 mod family;
 mod filter;
 mod foreign;
@@ -21,6 +22,7 @@ use super::Error;
 use crate::connections::Connections;
 use crate::inspect::{Affinities, Flows, Snapshot};
 use crate::plan::{Changes, label};
+use batch::Batch;
 use family::{FamilyMaps, V4_NAMES, V6_NAMES};
 
 /// Every map that outlives the agent.
@@ -92,6 +94,7 @@ pub(super) struct Maps {
     v4: FamilyMaps<V4>,
     v6: FamilyMaps<V6>,
     services: HashMap<MapData, u32, ServiceLabel>,
+    labels: Batch<u32, ServiceLabel>,
     config: Array<MapData, NodeConfig>,
     epoch: Array<MapData, u32>,
     reasons: PerCpuArray<MapData, u64>,
@@ -103,6 +106,16 @@ fn typed<T: TryFrom<Map, Error = MapError>>(
     name: &'static str,
 ) -> Result<T, Error> {
     T::try_from(supply.take(name)?).map_err(failing("use", name))
+}
+
+/// A map with the means to write much of it at once.
+fn batched<T: TryFrom<Map, Error = MapError>, K: aya::Pod, V: aya::Pod>(
+    supply: &mut impl Supply,
+    name: &'static str,
+) -> Result<(T, Batch<K, V>), Error> {
+    let map = supply.take(name)?;
+    let batch = Batch::new(&map, name)?;
+    Ok((T::try_from(map).map_err(failing("use", name))?, batch))
 }
 
 fn failing(what: &'static str, name: &'static str) -> impl Fn(MapError) -> Error {
@@ -130,10 +143,12 @@ fn end_epoch(epoch: &mut Array<MapData, u32>) -> Result<(), Error> {
 
 impl Maps {
     pub(super) fn take(supply: &mut impl Supply) -> Result<Self, Error> {
+        let (services, labels) = batched(supply, "SERVICES")?;
         Ok(Self {
             v4: FamilyMaps::take(supply, V4_NAMES)?,
             v6: FamilyMaps::take(supply, V6_NAMES)?,
-            services: typed(supply, "SERVICES")?,
+            services,
+            labels,
             config: typed(supply, "CONFIG")?,
             epoch: typed(supply, "EPOCH")?,
             reasons: typed(supply, "REASONS")?,
@@ -184,14 +199,9 @@ impl Maps {
     }
 
     pub(super) fn apply(&mut self, changes: &Changes, filters: &mut Filters) -> Result<(), Error> {
-        for (id, text) in &changes.services_in {
-            let Some(value) = label::encode(text) else {
-                continue;
-            };
-            self.services
-                .insert(id, value, 0)
-                .map_err(failing("write", "SERVICES"))?;
-        }
+        let labels = changes.services_in.iter();
+        self.labels
+            .write(labels.filter_map(|(&id, text)| Some((id, label::encode(text)?))))?;
         self.v4
             .apply(&changes.v4, &mut filters.v4, &mut self.epoch)?;
         self.v6

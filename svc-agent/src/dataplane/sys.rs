@@ -1,5 +1,5 @@
-//! The `bpf(2)` commands for links and pins that aya 0.14 does not offer for every kind of link: it cannot pin one of a
-//! cgroup. One way for all kinds, so that every link is pinned, found again and updated alike.
+//! The `bpf(2)` commands that aya 0.14 does not offer: links and pins of every kind (it cannot pin one of a cgroup), one
+//! way for all, so that every link is pinned, found again and updated alike; and many entries of a map in one call.
 
 use std::ffi::CString;
 use std::io;
@@ -10,6 +10,7 @@ use std::path::Path;
 // enum bpf_cmd, include/uapi/linux/bpf.h
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
+const MAP_UPDATE_BATCH: i32 = 26;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
 const LINK_DETACH: i32 = 34;
@@ -69,11 +70,46 @@ pub(super) fn get_pinned(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn path_attr(path: &CString, fd: u32) -> Attr {
-    let [a, b, c, d, e, f, g, h] = (path.as_ptr() as u64).to_ne_bytes();
+/// Writes entries of a map in their order, there already or not. Linux 5.6.
+///
+/// The map's keys and values have the sizes of `K` and `V`.
+pub(super) fn map_update_batch<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
+    let count = u32::try_from(keys.len().min(values.len()))
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut attr: Attr = [0; 16];
-    attr[0] = u32::from_ne_bytes([a, b, c, d]);
-    attr[1] = u32::from_ne_bytes([e, f, g, h]);
+    attr[4..6].copy_from_slice(&halves(keys.as_ptr() as u64));
+    attr[6..8].copy_from_slice(&halves(values.as_ptr() as u64));
+    attr[8..10].copy_from_slice(&[count, map.as_raw_fd().cast_unsigned()]);
+    // SAFETY: the attribute and both slices outlive the call; the kernel reads `count` keys and values, which there are,
+    // and writes the attribute, which is ours alone.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            MAP_UPDATE_BATCH,
+            attr.as_mut_ptr(),
+            size_of::<Attr>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// A 64-bit value as it lies in an attribute.
+fn halves(value: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = value.to_ne_bytes();
+    [[a, b, c, d], [e, f, g, h]].map(u32::from_ne_bytes)
+}
+
+fn path_attr(path: &CString, fd: u32) -> Attr {
+    let mut attr: Attr = [0; 16];
+    attr[..2].copy_from_slice(&halves(path.as_ptr() as u64));
     attr[2] = fd;
     attr
 }

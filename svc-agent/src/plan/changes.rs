@@ -13,6 +13,8 @@ use super::Range;
 pub struct FamilyChanges<F: Family> {
     /// Endpoints that are new, gain flags or have another weight. The count of connections is not theirs to write.
     pub backends_in: BTreeMap<BackendKey<F>, BackendState>,
+    /// Which of these are not in the map yet: they have no count that would have to be left.
+    pub backends_new: BTreeSet<BackendKey<F>>,
     pub ranges_in: BTreeSet<Range<F>>,
     /// First slot → content of a run that nothing points at yet.
     pub slots_in: BTreeMap<u32, Vec<Backend<F>>>,
@@ -41,6 +43,11 @@ pub struct Changes {
 /// One write to one family's maps. Removing what is not there is no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write<'a, F: Family> {
+    /// Nobody has counted its connections.
+    NewBackend {
+        key: BackendKey<F>,
+        state: BackendState,
+    },
     /// Leaves the count of connections as it is.
     Backend {
         key: BackendKey<F>,
@@ -77,6 +84,7 @@ impl<F: Family> Default for FamilyChanges<F> {
     fn default() -> Self {
         Self {
             backends_in: BTreeMap::new(),
+            backends_new: BTreeSet::new(),
             ranges_in: BTreeSet::new(),
             slots_in: BTreeMap::new(),
             addresses_in: BTreeMap::new(),
@@ -93,9 +101,14 @@ impl<F: Family> Default for FamilyChanges<F> {
 impl<F: Family> FamilyChanges<F> {
     /// Every write, in the order in which it must be done.
     pub fn writes(&self) -> impl Iterator<Item = Write<'_, F>> {
-        let listed = self
-            .backends_in
-            .iter()
+        let is_new = |key: &BackendKey<F>| self.backends_new.contains(key);
+        let listed = self.backends_in.iter();
+        let new = listed
+            .clone()
+            .filter(move |(key, _)| is_new(key))
+            .map(|(&key, &state)| Write::NewBackend { key, state });
+        let other = listed
+            .filter(move |(key, _)| !is_new(key))
             .map(|(&key, &state)| Write::Backend { key, state });
         let allowed = self.ranges_in.iter().map(|&range| Write::Range(range));
         let slots = self
@@ -129,7 +142,7 @@ impl<F: Family> FamilyChanges<F> {
             .ranges_out
             .iter()
             .map(|&range| Write::RemoveRange(range));
-        listed
+        new.chain(other)
             .chain(allowed)
             .chain(slots)
             .chain(addresses)
@@ -177,9 +190,11 @@ impl<F: Family> FamilyChanges<F> {
             self.backends_out.remove(&key);
             self.backends_in.insert(key, state);
         }
+        self.backends_new.extend(later.backends_new);
         for (key, state) in later.backends_out {
             if state.is_none() {
                 self.backends_in.remove(&key);
+                self.backends_new.remove(&key);
             }
             self.backends_out.insert(key, state);
         }

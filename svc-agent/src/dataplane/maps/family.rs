@@ -1,6 +1,7 @@
 //! One family's maps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::discriminant;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError};
@@ -10,8 +11,9 @@ use svc_common::table::{
     SocketPeer, Source,
 };
 
+use super::batch::Batch;
 use super::filter::FamilyFilter;
-use super::{Supply, end_epoch, failing, gone, typed};
+use super::{Supply, batched, end_epoch, failing, gone, typed};
 use crate::dataplane::Error;
 use crate::plan::{Actual, FamilyChanges, Range, Write};
 
@@ -69,6 +71,15 @@ where
     pub(super) backends: HashMap<MapData, BackendKey<F>, BackendState>,
     pub(super) ranges: LpmTrie<MapData, Source<F>, u32>,
     pub(super) affinities: HashMap<MapData, Source<F>, Affinity<F>>,
+    batches: Batches<F>,
+}
+
+/// The maps that whole lists are written to.
+struct Batches<F: Family> {
+    addresses: Batch<F::Addr, u32>,
+    frontends: Batch<FrontendKey<F>, Frontend>,
+    slots: Batch<u32, Backend<F>>,
+    backends: Batch<BackendKey<F>, BackendState>,
 }
 
 /// The service id in front of the address counts too.
@@ -83,17 +94,27 @@ where
     F::Addr: aya::Pod,
 {
     pub(super) fn take(supply: &mut impl Supply, names: Names) -> Result<Self, Error> {
+        let (addresses, in_addresses) = batched(supply, names.addresses)?;
+        let (frontends, in_frontends) = batched(supply, names.frontends)?;
+        let (slots, in_slots) = batched(supply, names.slots)?;
+        let (backends, in_backends) = batched(supply, names.backends)?;
         Ok(Self {
             names,
-            addresses: typed(supply, names.addresses)?,
-            frontends: typed(supply, names.frontends)?,
-            slots: typed(supply, names.slots)?,
+            addresses,
+            frontends,
+            slots,
             flows: typed(supply, names.flows)?,
             sockets: typed(supply, names.sockets)?,
             devices: typed(supply, names.devices)?,
-            backends: typed(supply, names.backends)?,
+            backends,
             ranges: typed(supply, names.ranges)?,
             affinities: typed(supply, names.affinities)?,
+            batches: Batches {
+                addresses: in_addresses,
+                frontends: in_frontends,
+                slots: in_slots,
+                backends: in_backends,
+            },
         })
     }
 
@@ -169,49 +190,75 @@ where
         filter: &mut FamilyFilter<F>,
         epoch: &mut Array<MapData, u32>,
     ) -> Result<(), Error> {
+        let writes: Vec<Write<'_, F>> = changes.writes().collect();
+        for alike in writes.chunk_by(|a, b| discriminant(a) == discriminant(b)) {
+            self.write(alike, filter, epoch)?;
+        }
+        Ok(())
+    }
+
+    /// Carries out writes of one sort, which stand side by side.
+    fn write(
+        &mut self,
+        alike: &[Write<'_, F>],
+        filter: &mut FamilyFilter<F>,
+        epoch: &mut Array<MapData, u32>,
+    ) -> Result<(), Error> {
         let names = self.names;
-        for write in changes.writes() {
-            match write {
-                Write::Backend { key, state } => self.set_backend(key, state)?,
-                Write::RemoveBackend { key } => {
-                    gone(self.backends.remove(&key)).map_err(failing("write", names.backends))?;
+        match alike {
+            [Write::NewBackend { .. }, ..] => {
+                return self
+                    .batches
+                    .backends
+                    .write(alike.iter().filter_map(new_backend));
+            }
+            [Write::Slots { .. }, ..] => {
+                return self.batches.slots.write(alike.iter().flat_map(slots));
+            }
+            [Write::Address { .. }, ..] => {
+                for (addr, _) in alike.iter().filter_map(address) {
+                    filter.insert(addr)?;
                 }
+                return self
+                    .batches
+                    .addresses
+                    .write(alike.iter().filter_map(address));
+            }
+            [Write::Frontend { .. }, ..] => {
+                return self
+                    .batches
+                    .frontends
+                    .write(alike.iter().filter_map(frontend));
+            }
+            _ => (),
+        }
+        for write in alike {
+            match write {
                 Write::Range(range) => {
                     self.ranges
-                        .insert(&trie_key(range), 1, 0)
+                        .insert(&trie_key(*range), 1, 0)
                         .map_err(failing("write", names.ranges))?;
                 }
                 Write::RemoveRange(range) => {
-                    gone(self.ranges.remove(&trie_key(range)))
+                    gone(self.ranges.remove(&trie_key(*range)))
                         .map_err(failing("write", names.ranges))?;
                 }
                 Write::Epoch => end_epoch(epoch)?,
-                Write::Slots { first, backends } => {
-                    for (index, backend) in (first..).zip(backends) {
-                        self.slots
-                            .set(index, backend, 0)
-                            .map_err(failing("write", names.slots))?;
-                    }
-                }
-                Write::Address { addr, flags } => {
-                    filter.insert(addr)?;
-                    self.addresses
-                        .insert(addr, flags, 0)
-                        .map_err(failing("write", names.addresses))?;
+                Write::RemoveBackend { key } => {
+                    gone(self.backends.remove(key)).map_err(failing("write", names.backends))?;
                 }
                 Write::RemoveAddress { addr } => {
-                    gone(self.addresses.remove(&addr))
-                        .map_err(failing("write", names.addresses))?;
-                    filter.remove(addr)?;
-                }
-                Write::Frontend { key, value } => {
-                    self.frontends
-                        .insert(key, value, 0)
-                        .map_err(failing("write", names.frontends))?;
+                    gone(self.addresses.remove(addr)).map_err(failing("write", names.addresses))?;
+                    filter.remove(*addr)?;
                 }
                 Write::RemoveFrontend { key } => {
-                    gone(self.frontends.remove(&key)).map_err(failing("write", names.frontends))?;
+                    gone(self.frontends.remove(key)).map_err(failing("write", names.frontends))?;
                 }
+                Write::Backend { key, state } => self.set_backend(*key, *state)?,
+                Write::NewBackend { .. }
+                | Write::Slots { .. }
+                | Write::Address { .. }
+                | Write::Frontend { .. } => (),
             }
         }
         Ok(())
@@ -255,5 +302,34 @@ where
             gone(self.devices.remove(ifindex)).map_err(failing("write", name))?;
         }
         Ok(())
+    }
+}
+
+fn new_backend<F: Family>(write: &Write<'_, F>) -> Option<(BackendKey<F>, BackendState)> {
+    match write {
+        Write::NewBackend { key, state } => Some((*key, *state)),
+        _ => None,
+    }
+}
+
+fn slots<'a, F: Family>(write: &Write<'a, F>) -> impl Iterator<Item = (u32, Backend<F>)> + 'a {
+    let (first, backends) = match write {
+        Write::Slots { first, backends } => (*first, *backends),
+        _ => (0, &[][..]),
+    };
+    (first..).zip(backends.iter().copied())
+}
+
+fn address<F: Family>(write: &Write<'_, F>) -> Option<(F::Addr, u32)> {
+    match write {
+        Write::Address { addr, flags } => Some((*addr, *flags)),
+        _ => None,
+    }
+}
+
+fn frontend<F: Family>(write: &Write<'_, F>) -> Option<(FrontendKey<F>, Frontend)> {
+    match write {
+        Write::Frontend { key, value } => Some((*key, *value)),
+        _ => None,
     }
 }

@@ -112,6 +112,9 @@ impl<F: Family> Side<F> {
             let other_weight = before.is_some_and(|before| before.weight != state.weight);
             if before.is_none() || state.flags & !was != 0 || other_weight {
                 let flags = was | state.flags;
+                if before.is_none() {
+                    changes.backends_new.insert(key);
+                }
                 changes
                     .backends_in
                     .insert(key, BackendState { flags, ..state });

@@ -43,7 +43,9 @@ impl<F: Family> Default for FamilyMaps<F> {
 impl<F: Family> FamilyMaps<F> {
     pub fn write(&mut self, write: &Write<'_, F>) {
         match *write {
-            Write::Backend { key, state } => drop(self.backends.insert(key, state)),
+            Write::NewBackend { key, state } | Write::Backend { key, state } => {
+                self.backends.insert(key, state);
+            }
             Write::RemoveBackend { key } => drop(self.backends.remove(&key)),
             Write::Range(range) => drop(self.ranges.insert(range)),
             Write::RemoveRange(range) => drop(self.ranges.remove(&range)),
