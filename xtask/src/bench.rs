@@ -11,6 +11,7 @@ mod figure;
 mod growth;
 mod noise;
 mod packet;
+mod programming;
 mod stats;
 mod table;
 mod traffic;
@@ -33,6 +34,8 @@ enum Instrument {
     Packet,
     /// Connections and requests in a network of namespaces, beside kube-proxy.
     Traffic,
+    /// From the API server to the packets: latency, starts, memory, churn; beside kube-proxy.
+    Programming,
 }
 
 #[derive(clap::Args)]
@@ -100,12 +103,13 @@ impl Bench<'_> {
 }
 
 impl Instrument {
-    const ALL: [Self; 2] = [Self::Packet, Self::Traffic];
+    const ALL: [Self; 3] = [Self::Packet, Self::Traffic, Self::Programming];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Packet => "packet",
             Self::Traffic => "traffic",
+            Self::Programming => "programming",
         }
     }
 
@@ -114,6 +118,7 @@ impl Instrument {
         match self {
             Self::Packet => &["svc-bench"],
             Self::Traffic => &["svc-agent"],
+            Self::Programming => &["svc-agent", "svc-bench"],
         }
     }
 
@@ -121,6 +126,7 @@ impl Instrument {
         match self {
             Self::Packet => packet::run(bench),
             Self::Traffic => traffic::run(bench),
+            Self::Programming => programming::run(bench),
         }
     }
 }

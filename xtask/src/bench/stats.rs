@@ -16,9 +16,14 @@ pub fn median(samples: &[f64]) -> f64 {
     quantile(samples, 0.5)
 }
 
-/// The distance of the quartiles as a share of the median: half of the samples are that close together.
+/// The distance of the quartiles as a share of the median: half of the samples are that close together. Of a median of
+/// nothing there is no share.
 pub fn spread(samples: &[f64]) -> f64 {
-    (quantile(samples, 0.75) - quantile(samples, 0.25)) / median(samples).abs()
+    let median = median(samples).abs();
+    if median == 0.0 {
+        return 0.0;
+    }
+    (quantile(samples, 0.75) - quantile(samples, 0.25)) / median
 }
 
 pub fn least(samples: &[f64]) -> f64 {
@@ -61,6 +66,7 @@ mod tests {
     #[test]
     fn equal_samples_have_no_spread() {
         assert_eq!(spread(&[3.0, 3.0, 3.0]), 0.0);
+        assert_eq!(spread(&[0.0]), 0.0);
         assert_eq!(spread(&[1.0, 2.0, 3.0, 4.0, 5.0]), 2.0 / 3.0);
     }
 
