@@ -160,15 +160,19 @@ fn squeeze(lab: &Lab, from: &str, to: SocketAddr, told: &str, about: &str) -> Re
     Ok(())
 }
 
-/// The way from a node to a pod of its own, of this MTU: its device's, or the route's where pods share one.
+/// The route from a node to a pod of its own, of this MTU. Locked: others are not known to bpf_fib_lookup.
 fn pod_route(lab: &Lab, node: &str, pod: &str, v6: bool, mtu: u32) -> Result<()> {
     let (addr, length) = (lab.address(pod, v6), if v6 { 128 } else { 32 });
-    let narrow = if lab.setting.name.ends_with("bridge") {
-        format!("ip route replace {addr}/{length} dev cni0 mtu {mtu}")
+    let device = if lab.setting.name.ends_with("bridge") {
+        "cni0".to_owned()
     } else {
-        format!("ip link set dev veth{pod} mtu {mtu}")
+        format!("veth{pod}")
     };
-    lab.tool(node, &narrow).map(drop)
+    lab.tool(
+        node,
+        &format!("ip route replace {addr}/{length} dev {device} mtu lock {mtu}"),
+    )
+    .map(drop)
 }
 
 fn tcp_ways() -> impl Iterator<Item = Way> {
