@@ -3,7 +3,7 @@
 
 use crate::family::Family;
 use crate::table::{
-    Affinity, Backend, BackendState, Frontend, Source, Tables, backend_state, frontend_flags,
+    Affinity, Backend, Frontend, Source, Tables, backend_flags, backend_state, frontend_flags,
 };
 
 /// What is known of a client's last backend.
@@ -33,7 +33,6 @@ pub fn last<F: Family>(
     };
     backend.addr = last.addr;
     backend.port = last.port;
-    backend.flags = last.flags;
     // Another CPU's clock may be a tick ahead of ours.
     let age = tables.now().saturating_sub(last.seen);
     if !is_usable(frontend, backend, tables) {
@@ -45,11 +44,11 @@ pub fn last<F: Family>(
     }
 }
 
-/// Whether a backend is in the set of a frontend.
+/// Whether a backend is in the set of a frontend. Also fills in whether it is on this node, as of now.
 #[inline(never)]
 fn is_usable<F: Family>(
     frontend: &Frontend,
-    backend: &Backend<F>,
+    backend: &mut Backend<F>,
     tables: &impl Tables<F>,
 ) -> bool {
     let set = if frontend.flags & frontend_flags::LOCAL_SET != 0 {
@@ -57,10 +56,15 @@ fn is_usable<F: Family>(
     } else {
         backend_state::IN_CLUSTER_SET
     };
-    let takes = |state: BackendState| state.flags & set != 0 && state.weight != 0;
-    tables
-        .backend(&backend.key(frontend.service))
-        .is_some_and(takes)
+    let Some(state) = tables.backend(&backend.key(frontend.service)) else {
+        return false;
+    };
+    backend.flags = if state.flags & backend_state::LOCAL != 0 {
+        backend_flags::LOCAL
+    } else {
+        0
+    };
+    state.flags & set != 0 && state.weight != 0
 }
 
 /// Starts the window of a client's new connection.
@@ -79,7 +83,7 @@ pub fn remember<F: Family>(
         seen: tables.now(),
         addr: backend.addr,
         port: backend.port,
-        flags: backend.flags,
+        _pad: 0,
     };
     tables.remember_affinity(&client, &affinity);
 }

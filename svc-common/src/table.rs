@@ -194,7 +194,7 @@ pub struct Affinity<F: Family> {
     pub seen: u32,
     pub addr: F::Addr,
     pub port: Port,
-    pub flags: u16,
+    pub _pad: u16,
 }
 
 /// Key of BACKENDS: an endpoint of a service port. The unspecified address with port 0 is there as long as at least one

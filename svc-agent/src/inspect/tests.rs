@@ -253,7 +253,7 @@ fn affinities_show_who_is_bound_for_how_long() {
             seen,
             addr: a("10.244.0.5"),
             port: NetPort::new(8080),
-            flags: 0,
+            _pad: 0,
         };
         let addr = a(client);
         (Source { service, addr }, last)

@@ -71,7 +71,11 @@ fn service<F: Family>(sets: &[(Endpoint, [bool; 2])], tables: &mut Memory<F>) {
         let state = BackendState {
             flags: backend_state::SERVING
                 | bit(*cluster, backend_state::IN_CLUSTER_SET)
-                | bit(*local, backend_state::IN_LOCAL_SET),
+                | bit(*local, backend_state::IN_LOCAL_SET)
+                | bit(
+                    *ip == pod::<F>(2) || *ip == pod::<F>(3),
+                    backend_state::LOCAL,
+                ),
             weight: 1,
             ..BackendState::default()
         };

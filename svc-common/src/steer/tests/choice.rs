@@ -55,8 +55,13 @@ fn endpoints<F: Family>() -> [Endpoint; 3] {
 }
 
 fn state<F: Family>(tables: &Memory<F>, endpoint: Endpoint, flags: u16, weight: u16) {
+    let here = if endpoint == endpoints::<F>()[0] {
+        backend_state::LOCAL
+    } else {
+        0
+    };
     let state = BackendState {
-        flags,
+        flags: flags | here,
         weight,
         ..BackendState::default()
     };
@@ -177,7 +182,7 @@ fn a_backend_out_of_the_frontends_set_is_left<F: Family>() {
             seen: tables.now.get(),
             addr: addr::<F>(endpoint.0),
             port: Port::new(endpoint.1),
-            flags: u16::from(endpoint == local),
+            _pad: 0,
         };
         tables.affinities.borrow_mut().insert(key, affinity);
     };
