@@ -7,7 +7,9 @@ use anyhow::{Result, bail};
 
 use crate::config::{Check, HostRouting, Xdp};
 use crate::dataplane;
-use crate::node::{Devices, Reached, Selection, SnatPorts, Watch, default_addresses};
+use crate::node::{
+    Devices, Reached, Selection, SnatPorts, Watch, default_addresses, strictly_filtered,
+};
 use crate::realtime;
 use crate::rivals;
 use crate::routing::{self, Facts};
@@ -197,25 +199,15 @@ fn devices(options: &Check) -> Vec<Finding> {
     findings
 }
 
-/// Strict mode (1) drops answers that come from a pod's device with a Service's address. The kernel takes the larger
-/// of `all` and the device's own; `default` is what a new pod's device gets.
+/// Strict mode (1) drops answers that come from a pod's device with a Service's address; `default` is what a new pod's
+/// device gets.
 fn reverse_path_filter() -> Vec<Finding> {
-    let read = |name: &str| {
-        let value = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"));
-        value
-            .ok()
-            .and_then(|value| value.trim().parse::<u8>().ok())
-            .unwrap_or(0)
-    };
-    let all = read("all");
     let names = fs::read_dir("/proc/sys/net/ipv4/conf")
         .into_iter()
         .flatten()
         .flatten();
     let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut strict: Vec<String> = names
-        .filter(|name| name != "all" && name != "lo" && read(name).max(all) == 1)
-        .collect();
+    let mut strict = strictly_filtered(names.filter(|name| name != "all" && name != "lo"));
     strict.sort();
     if strict.is_empty() {
         return Vec::new();

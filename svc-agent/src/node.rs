@@ -3,6 +3,7 @@
 //! A change is noticed by the kernel's notifications, then everything is read anew: no polling, no event to miss.
 
 mod links;
+mod reverse_path;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use crate::config::{self, Glob};
 use crate::dataplane::{DeviceAddresses, Hook, XdpMode};
 
 pub use links::{Error, Watch};
+pub use reverse_path::strictly_filtered;
 
 /// What a device is, as far as it concerns us.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

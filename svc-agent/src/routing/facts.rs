@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use crate::dataplane::{self, Hook};
-use crate::node::{Device, Devices};
+use crate::node::{Device, Devices, strictly_filtered};
 use crate::rivals::nftables::{self, Chain, Ruleset};
 
 /// The obstacles, each in a few words; none: the way is free.
@@ -33,7 +33,7 @@ impl Facts {
         };
         facts.of_pods.extend(legacy_iptables());
         facts.of_pods.extend(ipvs());
-        let strict = strict_devices(pods.iter().map(|device| device.name.as_str()));
+        let strict = strictly_filtered(pods.iter().map(|device| device.name.as_str()));
         if let Some(first) = strict.first() {
             facts.of_pods.push(format!(
                 "rp_filter is strict (1) for {} devices of pods, {first} among them",
@@ -107,19 +107,6 @@ fn ipvs() -> Option<String> {
     const HEAD: usize = 3;
     let services = fs::read_to_string("/proc/net/ip_vs").unwrap_or_default();
     (services.lines().count() > HEAD).then(|| "IPVS has virtual services".to_owned())
-}
-
-/// Whose packets the stack holds against the way back: the kernel takes the larger of `all` and the device's own.
-fn strict_devices<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let read = |name: &str| {
-        let value = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"));
-        value
-            .ok()
-            .and_then(|value| value.trim().parse::<u8>().ok())
-            .unwrap_or(0)
-    };
-    let all = read("all");
-    names.filter(|name| read(name).max(all) == 1).collect()
 }
 
 /// Devices where others look at what comes in, after us.
