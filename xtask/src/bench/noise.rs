@@ -5,9 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use nix::sys::resource::{UsageWho, getrusage};
-
-/// `USER_HZ`, in which /proc/stat counts.
-const TICKS_PER_SECOND: f64 = 100.0;
+use nix::unistd::{SysconfVar, sysconf};
 
 /// From a start on.
 pub struct Meter {
@@ -37,7 +35,12 @@ impl Meter {
 /// Of all CPUs together, with interrupts and what the hypervisor gave to others.
 fn busy_seconds() -> Result<f64> {
     let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-    Ok(busy_ticks(&text) as f64 / TICKS_PER_SECOND)
+    Ok(busy_ticks(&text) as f64 / ticks_per_second()?)
+}
+
+/// In which /proc counts the CPU's time.
+pub(super) fn ticks_per_second() -> Result<f64> {
+    Ok(sysconf(SysconfVar::CLK_TCK)?.unwrap_or(100) as f64)
 }
 
 /// proc_stat(5): cpu user nice system idle iowait irq softirq steal …

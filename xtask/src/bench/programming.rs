@@ -3,7 +3,6 @@
 //!
 //! Objects come into etcd directly, which takes seconds instead of minutes; what is measured goes through the API server.
 
-mod base64;
 mod churn;
 mod lab;
 mod objects;

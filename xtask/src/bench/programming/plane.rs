@@ -9,13 +9,14 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use serde_json::{Value, json};
 use xtask::agents::{Agent, eventually};
 use xtask::topology::{Topology, in_namespace};
 use xtask::traffic::Running;
 
 use super::Side;
-use super::base64::base64;
 use super::objects::{self, Entry};
 
 const TOKEN: &str = "the-admin-of-this-benchmark";
@@ -119,7 +120,7 @@ impl<'a> Plane<'a> {
             .iter()
             .map(|(key, value)| {
                 let value = value.to_string() + "\n";
-                json!({"requestPut": {"key": base64(key.as_bytes()), "value": base64(value.as_bytes())}})
+                json!({"requestPut": {"key": BASE64.encode(key), "value": BASE64.encode(value)}})
             })
             .collect();
         let body = json!({ "success": puts }).to_string();
@@ -283,6 +284,6 @@ fn signing_key() -> Result<String> {
     let der = [&head[..], &number, &curve].concat();
     Ok(format!(
         "-----BEGIN EC PRIVATE KEY-----\n{}\n-----END EC PRIVATE KEY-----\n",
-        base64(&der)
+        BASE64.encode(der)
     ))
 }

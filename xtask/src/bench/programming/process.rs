@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use xtask::traffic::Running;
 
+use crate::bench::noise::ticks_per_second;
+
 #[derive(Clone, Copy, Default)]
 pub(super) struct Usage {
     /// In user mode and in the kernel, all threads.
@@ -31,10 +33,9 @@ pub(super) fn usage(process: &Running) -> Result<Usage> {
         .take(2)
         .filter_map(|ticks| ticks.parse::<u64>().ok())
         .sum();
-    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
     let status = read("status")?;
     Ok(Usage {
-        cpu: Duration::from_secs_f64(ticks as f64 / per_second as f64),
+        cpu: Duration::from_secs_f64(ticks as f64 / ticks_per_second()?),
         resident: mebibytes(&status, "VmRSS:"),
         most_resident: mebibytes(&status, "VmHWM:"),
     })
