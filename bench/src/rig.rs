@@ -295,6 +295,8 @@ fn load_programs(size: Size, root: &Path) -> Result<(Ebpf, u32)> {
         let entries = object.maps.get(name).map_or(1, aya_obj::Map::max_entries);
         let wanted = if name.starts_with("FLOWS") {
             size.flow_entries
+        } else if name.starts_with("FLOW_INDEX") {
+            size.flow_entries / 2
         } else if name.starts_with("ADDRESSES") || name.starts_with("SERVICES") {
             size.services + 1_000
         } else {
@@ -331,11 +333,12 @@ fn load_wrapper(size: Size) -> Result<Ebpf> {
 
 /// A default size, doubled until it holds what is wanted. Maps of few entries are not tables.
 fn grown(name: &str, entries: u32, wanted: u32) -> u32 {
-    const TABLES: [&str; 7] = [
+    const TABLES: [&str; 8] = [
         "ADDRESSES",
         "FRONTENDS",
         "SLOTS",
         "FLOWS",
+        "FLOW_INDEX",
         "BACKENDS",
         "TURNS",
         "SERVICES",

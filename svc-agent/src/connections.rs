@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use svc_common::family::{Family, V4, V6};
-use svc_common::table::{BackendKey, Flow, FlowKey, NodeConfig, frontend_flags};
+use svc_common::table::{BackendKey, Flow, NodeConfig, frontend_flags};
 
 use crate::inspect::Flows;
 use crate::plan::{Actual, Planner};
@@ -40,23 +40,13 @@ impl Connections {
 }
 
 fn of_family<F: Family>(
-    entries: &[(FlowKey<F>, Flow<F>)],
+    flows: &[Flow<F>],
     now: u32,
     config: &NodeConfig,
 ) -> BTreeMap<BackendKey<F>, u64> {
-    // A walk begins again when the entry that it stood at goes: it may tell of one twice.
-    let mut seen = BTreeSet::new();
     let mut counts = BTreeMap::new();
-    for (key, flow) in entries {
-        if flow.is_counted(key.proto, now, config) && seen.insert(*key) {
-            let backend = BackendKey {
-                service: flow.service,
-                addr: flow.backend,
-                port: flow.backend_port,
-                _pad: 0,
-            };
-            *counts.entry(backend).or_default() += 1;
-        }
+    for flow in flows.iter().filter(|flow| flow.is_counted(now, config)) {
+        *counts.entry(flow.backend_key()).or_default() += 1;
     }
     counts
 }
@@ -87,13 +77,13 @@ mod tests {
     use std::net::IpAddr;
 
     use svc_common::family::Port;
-    use svc_common::table::{TCP, flow_flags, flow_state};
+    use svc_common::table::{FlowKey, TCP, flow_flags, flow_state};
 
     use super::*;
 
-    fn entry(n: u8, flags: u8, state: u8, seen: u32) -> (FlowKey<V4>, Flow<V4>) {
+    fn flow(n: u8, flags: u8, state: u8, seen: u32) -> Flow<V4> {
         let addr = |text: &str| V4::addr_from_std(text.parse::<IpAddr>().unwrap()).unwrap();
-        let key = FlowKey {
+        let forward = FlowKey {
             src: addr("192.0.2.1"),
             dst: addr("10.96.0.1"),
             sport: Port::new(1000 + u16::from(n)),
@@ -101,22 +91,24 @@ mod tests {
             proto: u16::from(TCP),
             _pad: 0,
         };
-        let flow = Flow {
+        let reply = FlowKey {
+            src: addr("10.0.0.1"),
+            dst: forward.src,
+            sport: Port::new(8080),
+            dport: forward.sport,
+            ..forward
+        };
+        Flow {
+            forward,
+            reply,
             seen,
             service: 1,
-            client: key.src,
-            frontend: key.dst,
-            backend: addr("10.0.0.1"),
-            nat: key.src,
-            client_port: key.sport,
-            frontend_port: key.dport,
-            backend_port: Port::new(8080),
-            nat_port: key.sport,
-            flags,
-            state,
             epoch: 0,
-        };
-        (key, flow)
+            flags,
+            client_state: 0,
+            backend_state: state,
+            _pad: [0; 3],
+        }
     }
 
     #[test]
@@ -125,18 +117,17 @@ mod tests {
         let config = NodeConfig::default();
         let now = config.tcp_established + 1000;
         let v4 = vec![
-            entry(1, COUNTED, flow_state::ESTABLISHED, now - 5),
-            entry(2, COUNTED, 0, now),
-            entry(2, COUNTED, 0, now),
-            entry(2, COUNTED | flow_flags::REPLY, 0, now),
-            entry(
+            flow(1, COUNTED, flow_state::ESTABLISHED, now - 5),
+            flow(2, COUNTED, 0, now),
+            flow(2, COUNTED | flow_flags::LATE, 0, now),
+            flow(
                 3,
                 COUNTED,
                 flow_state::ESTABLISHED | flow_state::CLOSING,
                 now,
             ),
-            entry(4, COUNTED, flow_state::ESTABLISHED, 1),
-            entry(5, 0, flow_state::ESTABLISHED, now),
+            flow(4, COUNTED, flow_state::ESTABLISHED, 1),
+            flow(5, 0, flow_state::ESTABLISHED, now),
         ];
         let flows = Flows {
             v4,

@@ -4,6 +4,7 @@
 //! maps and links again, swaps the programs in place and writes only what differs.
 
 mod error;
+mod flows;
 mod links;
 mod maps;
 mod sys;
@@ -19,6 +20,7 @@ use svc_common::reason::Reason;
 use svc_common::table::{BOUNCE, NodeConfig};
 
 pub use error::Error;
+pub use flows::FlowTable;
 pub use links::{BIND_HOOKS, Hook, SOCKET_HOOKS, XdpMode, has_other_tcx, load_program};
 pub use maps::Deserted;
 

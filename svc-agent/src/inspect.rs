@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use svc_common::family::{Family, Port, V4, V6};
-use svc_common::table::{Affinity, Flow, FlowKey, Frontend, FrontendKey, Scope, Source};
+use svc_common::table::{Affinity, Flow, Frontend, FrontendKey, Scope, Source};
 
 pub use affinity::AffinityItem;
 pub use backends::BackendItem;
@@ -40,8 +40,8 @@ pub struct Snapshot {
 /// The flows of both families at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Flows {
-    pub v4: Vec<(FlowKey<V4>, Flow<V4>)>,
-    pub v6: Vec<(FlowKey<V6>, Flow<V6>)>,
+    pub v4: Vec<Flow<V4>>,
+    pub v6: Vec<Flow<V6>>,
     /// Seconds of the clock that flows are stamped with.
     pub now: u32,
 }

@@ -1,18 +1,17 @@
-//! The flow record: made once, kept in two halves, followed by every later packet.
-//!
-//! Both halves hold the whole record. A packet of either direction refreshes its own half about once a second and
-//! puts the other one back if the LRU has dropped it, so the two halves of a live flow live and die together.
+//! The flow record: made once, followed by every later packet of either direction.
 
 use crate::decision::{Decision, Route};
 use crate::family::Family;
 use crate::parse::Segment;
 use crate::reason::Reason;
-use crate::rewrite::Rewrite;
 use crate::select::{ports, tuple_hash};
-use crate::table::{BackendKey, Flow, FlowKey, NodeConfig, TCP, Tables, flow_flags, flow_state};
+use crate::table::{
+    BackendKey, Flow, FlowKey, Insert, NodeConfig, TCP, Tables, flow_flags, flow_state,
+};
 use crate::wire::tcp;
 
 mod backing;
+pub mod table;
 
 /// No duplicate of an old SYN lives longer (RFC 9293's MSL): after so long a silence a SYN is a new connection, and one
 /// that nobody answers is over (nf_conntrack_tcp_timeout_syn_sent).
@@ -29,42 +28,17 @@ impl<F: Family> Flow<F> {
     /// before the choice, the address that the backend will see, and the flags.
     #[inline(always)]
     pub fn begin(&mut self, key: &FlowKey<F>, backend: &BackendKey<F>, now: u32) {
+        self.forward = *key;
+        self.reply.src = backend.addr;
+        self.reply.sport = backend.port;
+        self.reply.dport = key.sport;
+        self.reply.proto = key.proto;
+        self.reply._pad = 0;
         self.seen = now;
         self.service = backend.service;
-        self.client = key.src;
-        self.frontend = key.dst;
-        self.backend = backend.addr;
-        self.client_port = key.sport;
-        self.frontend_port = key.dport;
-        self.backend_port = backend.port;
-        self.nat_port = key.sport;
-        self.state = 0;
-    }
-
-    /// The key of the half that packets from the client have.
-    #[inline(always)]
-    pub fn forward_key(&self, proto: u16) -> FlowKey<F> {
-        FlowKey {
-            src: self.client,
-            dst: self.frontend,
-            sport: self.client_port,
-            dport: self.frontend_port,
-            proto,
-            _pad: 0,
-        }
-    }
-
-    /// The key of the half that packets from the backend have.
-    #[inline(always)]
-    pub fn reply_key(&self, proto: u16) -> FlowKey<F> {
-        FlowKey {
-            src: self.backend,
-            dst: self.nat,
-            sport: self.backend_port,
-            dport: self.nat_port,
-            proto,
-            _pad: 0,
-        }
+        self.client_state = 0;
+        self.backend_state = 0;
+        self._pad = [0; 3];
     }
 
     /// Its backend's key in BACKENDS.
@@ -72,69 +46,39 @@ impl<F: Family> Flow<F> {
     pub fn backend_key(&self) -> BackendKey<F> {
         BackendKey {
             service: self.service,
-            addr: self.backend,
-            port: self.backend_port,
+            addr: self.reply.src,
+            port: self.reply.sport,
             _pad: 0,
         }
     }
 
+    /// What its packets have said: bits of [`flow_state`].
     #[inline(always)]
-    pub fn is_reply(&self) -> bool {
-        self.flags & flow_flags::REPLY != 0
+    pub fn state(&self) -> u8 {
+        self.client_state | self.backend_state
     }
 
-    /// Whether `key` is that of this half's other half.
+    /// What is to be done with its packets: the client's, or the answers (`reply`).
     #[inline(always)]
-    fn answers(&self, key: &FlowKey<F>) -> bool {
-        if self.is_reply() {
-            self.client_port == key.sport
-                && self.frontend_port == key.dport
-                && self.client == key.src
-                && self.frontend == key.dst
-        } else {
-            self.backend_port == key.sport
-                && self.nat_port == key.dport
-                && self.backend == key.src
-                && self.nat == key.dst
-        }
+    pub fn decide(&self, reply: bool, decision: &mut Decision<F>) {
+        // The other direction's tuple, turned round.
+        let other = if reply { &self.forward } else { &self.reply };
+        decision.to.src = other.dst;
+        decision.to.dst = other.src;
+        decision.to.sport = other.dport;
+        decision.to.dport = other.sport;
+        decision.route = self.route(reply);
+        decision.reply = reply;
     }
 
-    /// What packets of this half become.
+    /// Notes a packet of the client's, or an answer.
     #[inline(always)]
-    fn rewrite(&self) -> Rewrite<F> {
-        if self.is_reply() {
-            Rewrite {
-                src: self.frontend,
-                dst: self.client,
-                sport: self.frontend_port,
-                dport: self.client_port,
-            }
-        } else {
-            Rewrite {
-                src: self.nat,
-                dst: self.backend,
-                sport: self.nat_port,
-                dport: self.backend_port,
-            }
-        }
-    }
-
-    /// What is to be done with packets of this half.
-    #[inline(always)]
-    pub fn decide(&self, decision: &mut Decision<F>) {
-        decision.to = self.rewrite();
-        decision.route = self.route();
-        decision.reply = self.is_reply();
-    }
-
-    /// Notes a packet of this half.
-    #[inline(always)]
-    fn refresh(&mut self, segment: &Segment<F>, tables: &impl Tables<F>) -> Step {
+    fn refresh(&mut self, reply: bool, segment: &Segment<F>, tables: &impl Tables<F>) -> Step {
         let now = tables.now();
         let silence = self.silence(now);
-        let reply = self.is_reply();
         let lost = !reply && backing::is_lost(self, segment.key.proto, tables);
-        let mut state = self.state;
+        let known = self.state();
+        let mut state = known;
         if segment.key.proto == TCP as u16 {
             let over = state & (flow_state::CLOSING | flow_state::CLIENT_FIN) != 0
                 || silence > MSL_SECONDS;
@@ -143,9 +87,9 @@ impl<F: Family> Flow<F> {
                 // follows is that connection's too.
                 let flags = segment.tcp_flags & (tcp::SYN | tcp::ACK);
                 if over && flags == tcp::SYN | tcp::ACK {
-                    self.state |= flow_state::GONE;
+                    self.backend_state |= flow_state::GONE;
                 }
-                if self.state & flow_state::GONE != 0 {
+                if self.backend_state & flow_state::GONE != 0 {
                     return Step::Renew;
                 }
                 state |= flow_state::ESTABLISHED;
@@ -155,15 +99,15 @@ impl<F: Family> Flow<F> {
                 }
                 // A SYN in the midst of a connection keeps nothing alive; its peer will put it right.
                 if state & flow_state::ESTABLISHED != 0 {
-                    return Step::Mirror;
+                    return Step::Follow;
                 }
             } else if lost && segment.tcp_flags & tcp::RST == 0 {
-                self.state |= flow_state::CLOSING;
+                self.client_state |= flow_state::CLOSING;
                 return Step::Reset;
             }
             state = closing(state, segment.tcp_flags, reply);
             // What the backend says goes another way.
-            if state & flow_state::CLIENT_FIN != 0 && self.flags & flow_flags::TUNNEL != 0 {
+            if state & flow_state::CLIENT_FIN != 0 && !self.has_answers() {
                 state |= flow_state::CLOSING;
             }
         } else {
@@ -173,7 +117,7 @@ impl<F: Family> Flow<F> {
                 return Step::Renew;
             }
             if self.flags & flow_flags::FOREIGN != 0 {
-                return self.foreign(over, now, tables);
+                return self.foreign(reply, over, now, tables);
             }
             if over {
                 return Step::Renew;
@@ -182,47 +126,59 @@ impl<F: Family> Flow<F> {
                 state |= flow_state::ESTABLISHED;
             }
         }
-        if self.seen == now && self.state == state {
-            return Step::Follow;
+        // Written only when it is news: the cache line is another CPU's, too.
+        if state != known {
+            if reply {
+                self.backend_state |= state & !known;
+            } else {
+                self.client_state |= state & !known;
+            }
         }
-        self.seen = now;
-        self.state = state;
-        Step::Mirror
+        if self.seen != now {
+            self.seen = now;
+        }
+        Step::Follow
     }
 
     /// A datagram of another proxy's flow. Nobody tells us of the answers, so its lifetime runs from the takeover on;
     /// then it becomes ours, with the backend that it has.
     #[inline(always)]
-    fn foreign(&mut self, over: bool, now: u32, tables: &impl Tables<F>) -> Step {
-        if self.is_reply() || !over {
+    fn foreign(&mut self, reply: bool, over: bool, now: u32, tables: &impl Tables<F>) -> Step {
+        if reply || !over {
             return Step::Follow;
         }
-        if self.state & flow_state::ESTABLISHED == 0
+        if self.state() & flow_state::ESTABLISHED == 0
             || self.silence(now) / 2 > self.lifetime(&config(tables))
         {
             return Step::Renew;
         }
         self.flags &= !flow_flags::FOREIGN;
         self.seen = now;
-        Step::Mirror
+        Step::Follow
     }
 
     /// How many seconds of silence end the flow of a protocol other than TCP.
     #[inline(always)]
     fn lifetime(&self, config: &NodeConfig) -> u32 {
         // Whether a tunnelled flow is answered is not seen here.
-        if self.state & flow_state::ESTABLISHED != 0 || self.flags & flow_flags::TUNNEL != 0 {
+        if self.state() & flow_state::ESTABLISHED != 0 || !self.has_answers() {
             config.udp_stream
         } else {
             config.udp
         }
     }
 
-    /// Whether it is an open connection of its backend, told once: by the forward half.
-    pub fn is_counted(&self, proto: u16, now: u32, config: &NodeConfig) -> bool {
-        self.flags & (flow_flags::COUNTED | flow_flags::REPLY) == flow_flags::COUNTED
-            && self.state & flow_state::CLOSING == 0
-            && !self.is_over(proto, now, false, config)
+    /// Whether it is an open connection of its backend.
+    pub fn is_counted(&self, now: u32, config: &NodeConfig) -> bool {
+        self.flags & (flow_flags::COUNTED | flow_flags::LATE) == flow_flags::COUNTED
+            && self.state() & flow_state::CLOSING == 0
+            && !self.is_over(now, false, config)
+    }
+
+    /// Whether nobody has answered yet, that we know of.
+    #[inline(always)]
+    fn is_unanswered(&self) -> bool {
+        self.state() & flow_state::ESTABLISHED == 0 && self.has_answers()
     }
 
     /// Seconds since the last packet. Another CPU's clock may be a tick ahead of ours.
@@ -231,20 +187,16 @@ impl<F: Family> Flow<F> {
         now.saturating_sub(self.seen)
     }
 
-    /// Which way packets of this half go on.
+    /// Which way its packets go on.
     #[inline(always)]
-    fn route(&self) -> Route {
+    fn route(&self, reply: bool) -> Route {
         if self.flags & flow_flags::LOOP != 0 {
             Route::Inject
         } else if self.flags & flow_flags::TUNNEL != 0 {
             Route::Tunnel
         } else if self.flags & flow_flags::NODE_CLIENT != 0 {
-            if self.is_reply() {
-                Route::Stack
-            } else {
-                Route::Forward
-            }
-        } else if self.nat != self.client {
+            if reply { Route::Stack } else { Route::Forward }
+        } else if self.reply.dst != self.forward.src {
             Route::Forward
         } else {
             Route::Stack
@@ -254,12 +206,12 @@ impl<F: Family> Flow<F> {
     /// Whether another flow may take over its place. A closed TCP connection keeps it for as long as its peers
     /// remember it, unless `hard_pressed`.
     #[inline(always)]
-    fn is_over(&self, proto: u16, now: u32, hard_pressed: bool, config: &NodeConfig) -> bool {
+    pub fn is_over(&self, now: u32, hard_pressed: bool, config: &NodeConfig) -> bool {
         let silence = self.silence(now);
-        if proto != TCP as u16 {
+        if self.forward.proto != TCP as u16 {
             return silence > self.lifetime(config);
         }
-        let state = self.state;
+        let state = self.state();
         if state & flow_state::CLOSING != 0 || state & flow_state::BOTH_FIN == flow_state::BOTH_FIN
         {
             hard_pressed || silence > TIME_WAIT_SECONDS
@@ -307,8 +259,6 @@ enum Step {
     /// It starts a new flow.
     Renew,
     Follow,
-    /// The other half may be missing, or must learn the new state.
-    Mirror,
     /// Its backend is gone, and the client is to know (D6).
     Reset,
 }
@@ -333,29 +283,26 @@ pub fn follow<F: Family>(
     decision: &mut Decision<F>,
 ) -> Known {
     let mut foreign = false;
-    let step = tables.flow(&segment.key, |flow| {
-        let was = flow.state;
+    let step = tables.flow(&segment.key, |flow, reply| {
+        let was = flow.state();
         let step = if segment.is_error() {
             Step::Follow
         } else {
-            flow.refresh(segment, tables)
+            flow.refresh(reply, segment, tables)
         };
-        if flow.flags & flow_flags::COUNTED != 0 && (was ^ flow.state) & flow_state::CLOSING != 0 {
+        if flow.flags & flow_flags::COUNTED != 0 && (was ^ flow.state()) & flow_state::CLOSING != 0
+        {
             count(flow, -1, tables);
         }
-        flow.decide(decision);
+        flow.decide(reply, decision);
         foreign = flow.flags & flow_flags::FOREIGN != 0;
         step
     });
     match step {
         None | Some(Step::Renew) => Known::No,
         Some(Step::Reset) => Known::Gone,
-        // The other half of a tunnelled flow is on its backend's node.
-        Some(Step::Mirror) if decision.route != Route::Tunnel && !mirror(segment, tables) => {
-            Known::No
-        }
-        Some(Step::Follow | Step::Mirror) if foreign => Known::Foreign,
-        Some(Step::Follow | Step::Mirror) => Known::Yes,
+        Some(Step::Follow) if foreign => Known::Foreign,
+        Some(Step::Follow) => Known::Yes,
     }
 }
 
@@ -365,111 +312,54 @@ pub fn count<F: Family>(flow: &Flow<F>, difference: i64, tables: &impl Tables<F>
     tables.count_connection(&flow.backend_key(), difference);
 }
 
-/// Brings the other half up to date, or back. False: another flow has taken the place of our answers, so that this one
-/// is to be opened anew.
+/// Writes down a new flow. `flow.reply.dst` is set; the port there is found here: the client's own port first, where that
+/// cannot collide, then ports of the node's SNAT range.
 #[inline(never)]
-fn mirror<F: Family>(segment: &Segment<F>, tables: &impl Tables<F>) -> bool {
-    let proto = segment.key.proto;
-    let followed = tables.scratch(|flow| {
-        if tables.flow(&segment.key, |half| *flow = *half).is_none() {
-            return true;
-        }
-        let other = if flow.is_reply() {
-            flow.forward_key(proto)
-        } else {
-            flow.reply_key(proto)
-        };
-        let own = tables.flow(&other, |half| {
-            let own = half.answers(&segment.key);
-            if own {
-                half.state |= flow.state;
-                half.seen = flow.seen;
-                // A flow that was another proxy's has become ours.
-                half.flags &= flow.flags | flow_flags::REPLY;
-            }
-            own
-        });
-        match own {
-            Some(true) => true,
-            // Late packets of an old flow still go their way, but say nothing about the client's new one.
-            Some(false) if flow.is_reply() => true,
-            Some(false) => {
-                // Should opening fail, the next packet comes here again.
-                tables.flow(&segment.key, |half| half.seen = 0);
-                false
-            }
-            None => {
-                flow.flags ^= flow_flags::REPLY;
-                tables.insert_flow(&other, flow, true);
-                true
-            }
-        }
-    });
-    followed.unwrap_or(true)
-}
-
-/// Writes both halves of a new flow. `flow.nat` is set; `flow.nat_port` is found here: the client's own port first,
-/// where that cannot collide, then ports of the node's SNAT range.
-#[inline(never)]
-pub fn open<F: Family>(
-    flow: &mut Flow<F>,
-    proto: u16,
-    tables: &impl Tables<F>,
-) -> Result<(), Reason> {
-    if flow.flags & flow_flags::TUNNEL != 0 {
-        tables.insert_flow(&flow.forward_key(proto), flow, false);
-        return Ok(());
+pub fn open<F: Family>(flow: &mut Flow<F>, tables: &impl Tables<F>) -> Result<(), Reason> {
+    if !flow.has_answers() {
+        return placed(tables.insert_flow(flow, false));
     }
     let config = tables.config().ok_or(Reason::SnatPortsExhausted)?;
     let range = config.snat_max.wrapping_sub(config.snat_min) as u32 + 1;
-    let client_port = flow.client_port.get();
-    let own_address = flow.nat == flow.client;
+    let client_port = flow.forward.sport.get();
+    let own_address = flow.reply.dst == flow.forward.src;
     let own_port_is_free = own_address
         || flow.flags & flow_flags::LOOP != 0
         || (client_port >= config.snat_min && client_port <= config.snat_max);
 
-    flow.flags |= flow_flags::REPLY;
-    flow.nat_port = flow.client_port;
-    // A client that uses its own port again has done with the old connection.
-    let mut placed = own_port_is_free && place(flow, proto, own_address, tables);
-    if !placed {
-        // A flow that was lost finds its port again.
-        let ports = ports(flow.client_port, flow.frontend_port);
-        let start = tuple_hash(&flow.client, &flow.frontend, ports, proto);
-        let mut i = 0;
-        while i < PORT_TRIES && !placed {
-            let offset = start.wrapping_add(i.wrapping_mul(7919)) % range;
-            flow.nat_port = crate::family::Port::new(config.snat_min.wrapping_add(offset as u16));
-            placed = place(flow, proto, i >= HARD_PRESSED, tables);
-            i += 1;
+    // A flow that was lost finds its port again.
+    let ports = ports(flow.forward.sport, flow.forward.dport);
+    let start = tuple_hash(
+        &flow.forward.src,
+        &flow.forward.dst,
+        ports,
+        flow.forward.proto,
+    );
+    let mut outcome = Insert::Taken;
+    let mut i = if own_port_is_free { 0 } else { 1 };
+    while i <= PORT_TRIES && outcome == Insert::Taken {
+        flow.reply.dport = if i == 0 {
+            flow.forward.sport
+        } else {
+            let offset = start.wrapping_add((i - 1).wrapping_mul(7919)) % range;
+            crate::family::Port::new(config.snat_min.wrapping_add(offset as u16))
+        };
+        // A client that uses its own port again has done with the old connection.
+        let hard_pressed = i > HARD_PRESSED || i == 0 && own_address;
+        // A packet could not be told from its answer otherwise.
+        if flow.reply != flow.forward {
+            outcome = tables.insert_flow(flow, hard_pressed);
         }
+        i += 1;
     }
-    if !placed {
-        return Err(Reason::SnatPortsExhausted);
-    }
-    flow.flags &= !flow_flags::REPLY;
-    tables.insert_flow(&flow.forward_key(proto), flow, false);
-    Ok(())
+    placed(outcome)
 }
 
-/// Takes the reply half's key, if it is free or its owner is over or is this very flow.
-#[inline(never)]
-fn place<F: Family>(
-    flow: &Flow<F>,
-    proto: u16,
-    hard_pressed: bool,
-    tables: &impl Tables<F>,
-) -> bool {
-    let key = flow.reply_key(proto);
-    if tables.insert_flow(&key, flow, true) {
-        return true;
+#[inline(always)]
+const fn placed(outcome: Insert) -> Result<(), Reason> {
+    match outcome {
+        Insert::Done => Ok(()),
+        Insert::Taken => Err(Reason::SnatPortsExhausted),
+        Insert::Full => Err(Reason::FlowTableFull),
     }
-    let may_take = tables.flow(&key, |old| {
-        old.is_over(proto, flow.seen, hard_pressed, &config(tables))
-            || (old.client == flow.client
-                && old.client_port == flow.client_port
-                && old.frontend == flow.frontend
-                && old.frontend_port == flow.frontend_port)
-    });
-    may_take.unwrap_or(true) && tables.insert_flow(&key, flow, false)
 }

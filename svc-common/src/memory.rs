@@ -10,7 +10,7 @@ use crate::family::{Addr, Family};
 use crate::onward::Hop;
 use crate::table::{
     Affinity, Backend, BackendKey, BackendState, Flow, FlowKey, FragmentKey, Frontend, FrontendKey,
-    NodeConfig, Ports, SocketKey, SocketPeer, Source, Tables,
+    Insert, NodeConfig, Ports, SocketKey, SocketPeer, Source, Tables, flow_flags,
 };
 
 /// One family's tables.
@@ -19,6 +19,7 @@ pub struct Memory<F: Family> {
     pub addresses: BTreeMap<F::Addr, u32>,
     pub frontends: BTreeMap<FrontendKey<F>, Frontend>,
     pub slots: BTreeMap<u32, Backend<F>>,
+    /// By [`Flow::own_key`].
     pub flows: RefCell<BTreeMap<FlowKey<F>, Flow<F>>>,
     pub fragments: RefCell<HashMap<FragmentKey<F>, Ports>>,
     pub sockets: RefCell<HashMap<SocketKey<F>, SocketPeer<F>>>,
@@ -79,35 +80,54 @@ impl<F: Family> Tables<F> for Memory<F> {
         self.slots.get(&index).copied()
     }
 
-    fn flow<R>(&self, key: &FlowKey<F>, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R> {
-        self.flows.borrow_mut().get_mut(key).map(f)
-    }
-
-    fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>, only_new: bool) -> bool {
+    fn flow<R>(&self, key: &FlowKey<F>, f: impl FnOnce(&mut Flow<F>, bool) -> R) -> Option<R> {
         let mut flows = self.flows.borrow_mut();
-        if only_new && flows.contains_key(key) {
-            return false;
-        }
-        flows.insert(*key, *flow);
-        true
+        let (own, reply) = found(&flows, key)?;
+        flows.get_mut(&own).map(|flow| f(flow, reply))
     }
 
-    /// The room is full of rubbish, as it may be in the kernel.
+    fn insert_flow(&self, flow: &Flow<F>, hard_pressed: bool) -> Insert {
+        let mut flows = self.flows.borrow_mut();
+        if let Some((own, reply)) = found(&flows, &flow.forward) {
+            let mut old = flows.remove(&own).expect("it was found");
+            if !reply && old.has_answers() && old.reply != flow.reply {
+                old.flags |= flow_flags::LATE;
+                flows.insert(own, old);
+            }
+        }
+        if flow.has_answers()
+            && let Some((owner, _)) = found(&flows, &flow.reply)
+        {
+            let config = self.config.unwrap_or_default();
+            let old = &flows[&owner];
+            if old.forward != flow.forward && !old.is_over(flow.seen, hard_pressed, &config) {
+                return Insert::Taken;
+            }
+            flows.remove(&owner);
+        }
+        flows.insert(*flow.own_key(), *flow);
+        Insert::Done
+    }
+
     fn scratch<R>(&self, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R> {
+        let key = FlowKey {
+            src: F::Addr::UNSPECIFIED,
+            dst: F::Addr::UNSPECIFIED,
+            sport: crate::family::Port(0xa5a5),
+            dport: crate::family::Port(0xa5a5),
+            proto: 0xa5,
+            _pad: 0,
+        };
         let mut flow = Flow {
+            forward: key,
+            reply: key,
             seen: 0xa5a5_a5a5,
             service: 0xa5a5_a5a5,
-            client: F::Addr::UNSPECIFIED,
-            frontend: F::Addr::UNSPECIFIED,
-            backend: F::Addr::UNSPECIFIED,
-            nat: F::Addr::UNSPECIFIED,
-            client_port: crate::family::Port(0xa5a5),
-            frontend_port: crate::family::Port(0xa5a5),
-            backend_port: crate::family::Port(0xa5a5),
-            nat_port: crate::family::Port(0xa5a5),
-            flags: 0xa5,
-            state: 0xa5,
             epoch: 0xa5a5,
+            flags: 0xa5,
+            client_state: 0xa5,
+            backend_state: 0xa5,
+            _pad: [0; 3],
         };
         Some(f(&mut flow))
     }
@@ -195,6 +215,20 @@ impl<F: Family> Tables<F> for Memory<F> {
         self.seed.set(x);
         (x >> 32) as u32
     }
+}
+
+/// The key of a packet's flow, and whether the packet is an answer.
+fn found<F: Family>(
+    flows: &BTreeMap<FlowKey<F>, Flow<F>>,
+    key: &FlowKey<F>,
+) -> Option<(FlowKey<F>, bool)> {
+    if flows.get(key).is_some_and(Flow::has_answers) {
+        return Some((*key, true));
+    }
+    flows
+        .iter()
+        .find(|(_, flow)| flow.flags & flow_flags::LATE == 0 && flow.forward == *key)
+        .map(|(own, _)| (*own, false))
 }
 
 /// Whether two addresses have their first `prefix` bits in common.

@@ -37,10 +37,12 @@ pub enum Reason {
     BadTunnel = 14,
     /// A process of the node bound a port that is a NodePort; refused only with `--protect-node-ports` (C7).
     NodePortBound = 15,
+    /// Dropped: FLOWS is full of connections that are in use.
+    FlowTableFull = 16,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 16] = [
+    pub const ALL: [Reason; 17] = [
         Reason::NoEndpoints,
         Reason::NoLocalEndpoints,
         Reason::UndefinedPort,
@@ -57,6 +59,7 @@ impl Reason {
         Reason::BackendGone,
         Reason::BadTunnel,
         Reason::NodePortBound,
+        Reason::FlowTableFull,
     ];
 
     /// The name used in metrics and output.
@@ -78,6 +81,7 @@ impl Reason {
             Reason::BackendGone => "backend-gone",
             Reason::BadTunnel => "bad-tunnel",
             Reason::NodePortBound => "node-port-bound",
+            Reason::FlowTableFull => "flow-table-full",
         }
     }
 

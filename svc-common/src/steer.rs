@@ -158,8 +158,8 @@ fn open<F: Family>(
     }
     let opened = tables.scratch(|flow| {
         assign(client, address, segment, tables, flow)?;
-        flow::open(flow, segment.key.proto, tables)?;
-        flow.decide(decision);
+        flow::open(flow, tables)?;
+        flow.decide(false, decision);
         // A connection whose entry was lost was counted when it began.
         if flow.flags & flow_flags::COUNTED != 0 && segment.opens() {
             flow::count(flow, 1, tables);
@@ -200,7 +200,7 @@ fn assign<F: Family>(
     flow.epoch = tables.epoch();
     let mut backend = Backend::EMPTY;
     choose(&frontend, &key.src, n, tables, &mut backend)?;
-    (flow.nat, flow.flags) = source(client, address, &backend, segment, tables)?;
+    (flow.reply.dst, flow.flags) = source(client, address, &backend, segment, tables)?;
     if frontend.flags & frontend_flags::LEAST_CONNECTIONS != 0 {
         flow.flags |= flow_flags::COUNTED;
     }
@@ -304,18 +304,18 @@ fn source<F: Family>(
 fn tunnel<F: Family>(address: u32, flow: &mut Flow<F>, tables: &impl Tables<F>) {
     let node = address_flags::NODE | address_flags::PEER;
     if !has(tables, node_flags::DSR_IPIP | node_flags::DSR_GENEVE)
-        || flow.nat == flow.client
+        || flow.reply.dst == flow.forward.src
         || (address & address_flags::CLUSTER_IP != 0 && has(tables, node_flags::MASQUERADE_ALL))
     {
         return;
     }
     let state = tables.backend(&flow.backend_key());
     if state.is_some_and(|state| state.flags & backend_state::REMOTE != 0)
-        && flow.client != flow.backend
-        && tables.address(&flow.client) & node == 0
-        && scope(Client::Outside, &flow.client, tables) == Scope::External
+        && flow.forward.src != flow.reply.src
+        && tables.address(&flow.forward.src) & node == 0
+        && scope(Client::Outside, &flow.forward.src, tables) == Scope::External
     {
-        flow.nat = flow.client;
+        flow.reply.dst = flow.forward.src;
         flow.flags |= flow_flags::TUNNEL;
     }
 }

@@ -6,6 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::family::{Addr, Family, Port, V4, V6};
+pub use crate::flow::table::{Bucket, Insert, MAX_RECORDS, Record, Shape};
 use crate::onward::Hop;
 
 /// What the packet line asks of the maps and of the world. The kernel side answers from BPF maps and helpers, tests
@@ -15,10 +16,11 @@ pub trait Tables<F: Family> {
     fn address(&self, addr: &F::Addr) -> u32;
     fn frontend(&self, key: &FrontendKey<F>) -> Option<Frontend>;
     fn slot(&self, index: u32) -> Option<Backend<F>>;
-    /// Runs `f` on the entry in place.
-    fn flow<R>(&self, key: &FlowKey<F>, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R>;
-    /// Writes an entry. With `only_new`, false when there is one already.
-    fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>, only_new: bool) -> bool;
+    /// Runs `f` on the flow of a packet's tuple, in place; says whether the packet is an answer.
+    fn flow<R>(&self, key: &FlowKey<F>, f: impl FnOnce(&mut Flow<F>, bool) -> R) -> Option<R>;
+    /// Adds a flow, the one in scratch, unless another one has its answers' tuple and is not over. `hard_pressed`: also
+    /// one that has only just closed is. One with its client's tuple makes way in any case.
+    fn insert_flow(&self, flow: &Flow<F>, hard_pressed: bool) -> Insert;
     /// Lends room for a record under construction: with it, the packet line would not fit the 512 bytes of BPF stack.
     fn scratch<R>(&self, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R>;
     fn fragment(&self, key: &FragmentKey<F>) -> Option<Ports>;
@@ -61,7 +63,9 @@ pub const SCTP: u8 = 132;
 pub const MAX_ADDRESSES: u32 = 65_536;
 pub const MAX_FRONTENDS: u32 = 131_072;
 pub const MAX_SLOTS: u32 = 655_360;
+/// A power of two, as the number of the buckets that find them: a quarter of their slots is used when all flows are.
 pub const MAX_FLOWS: u32 = 262_144;
+pub const MAX_FLOW_BUCKETS: u32 = 131_072;
 pub const MAX_SOCKETS: u32 = 65_536;
 pub const MAX_FRAGMENTS: u32 = 8_192;
 pub const MAX_SERVICES: u32 = 65_536;
@@ -234,8 +238,8 @@ pub struct BackendState {
     pub connections: u64,
 }
 
-/// Key of FLOWS: a packet's addresses and ports as they are on the wire. For protocols without ports: zero.
-#[repr(C)]
+/// A packet's addresses and ports as they are on the wire. Aligned, so that it is hashed and compared by words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FlowKey<F: Family> {
     pub src: F::Addr,
@@ -248,8 +252,8 @@ pub struct FlowKey<F: Family> {
 
 /// Bits of [`Flow::flags`].
 pub mod flow_flags {
-    /// This entry is the reply half (its key is backend → client or NAT address); otherwise the forward half.
-    pub const REPLY: u8 = 1;
+    /// A newer flow has its client's tuple: only answers belong to this one.
+    pub const LATE: u8 = 1;
     /// The client is a process of this node on the packet path.
     pub const NODE_CLIENT: u8 = 2;
     /// The backend is this node itself (host network) and the client too: answers are injected back.
@@ -268,7 +272,7 @@ pub mod flow_state {
     pub const CLOSING: u8 = 1;
     /// A reply was seen.
     pub const ESTABLISHED: u8 = 2;
-    /// Of a reply half: its tuple is now that of a connection which does not go through us.
+    /// The answers' tuple is now that of a connection which does not go through us.
     pub const GONE: u8 = 4;
     /// The client has sent its FIN: what the backend has to say still passes.
     pub const CLIENT_FIN: u8 = 8;
@@ -277,26 +281,25 @@ pub mod flow_state {
     pub const BOTH_FIN: u8 = CLIENT_FIN | BACKEND_FIN;
 }
 
-/// Value of FLOWS: the whole record, the same in both halves but for [`flow_flags::REPLY`], so that either half can
-/// restore the other. `nat` is the source that the backend sees; equal to `client` when nothing is masqueraded.
+/// A flow of FLOWS, both directions in one record.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow<F: Family> {
+    /// The client's packets: from the client to the frontend.
+    pub forward: FlowKey<F>,
+    /// The answers: from the backend to the client as the backend sees it, which is the client's own address where
+    /// nothing is masqueraded.
+    pub reply: FlowKey<F>,
     /// Seconds of the monotonic clock at the last refresh.
     pub seen: u32,
     pub service: u32,
-    pub client: F::Addr,
-    pub frontend: F::Addr,
-    pub backend: F::Addr,
-    pub nat: F::Addr,
-    pub client_port: Port,
-    pub frontend_port: Port,
-    pub backend_port: Port,
-    pub nat_port: Port,
-    pub flags: u8,
-    pub state: u8,
     /// [`Tables::epoch`] at which the backend was last known to serve.
     pub epoch: u16,
+    pub flags: u8,
+    /// What each side's packets have said. A byte for each side, because they come in on different CPUs.
+    pub client_state: u8,
+    pub backend_state: u8,
+    pub _pad: [u8; 3],
 }
 
 /// Key of SOCKETS: a socket (its cookie) and the backend it talks to.
@@ -424,12 +427,14 @@ pod! {
     Affinity: 12, 24;
     BackendKey: 12, 24;
     FlowKey: 16, 40;
-    Flow: 36, 84;
+    Flow: 48, 96;
     SocketKey: 16, 28;
     SocketPeer: 8, 20;
     FragmentKey: 16, 40;
 }
 
+// One cache line, or two.
+const _: () = assert!(size_of::<Record<V4>>() == 64 && size_of::<Record<V6>>() == 128);
 const _: () = assert!(
     size_of::<Frontend>() == 20
         && size_of::<NodeConfig>() == 40
@@ -447,6 +452,8 @@ mod user {
     unsafe impl aya::Pod for super::BackendState {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::NodeConfig {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Shape {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::ServiceLabel {}
     // SAFETY: no padding, as family.rs asserts.

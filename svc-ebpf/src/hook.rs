@@ -43,6 +43,12 @@ pub fn random() -> u32 {
     unsafe { bpf::bpf_get_prandom_u32() }
 }
 
+#[inline(always)]
+pub fn cpu() -> u32 {
+    // SAFETY: takes nothing, returns a number.
+    unsafe { bpf::bpf_get_smp_processor_id() as u32 }
+}
+
 /// Adds atomically; returns what was there before. `core` has no atomic operations for a target without
 /// compare-and-swap, which BPF has only since `-C target-cpu=v3`.
 ///
@@ -60,6 +66,26 @@ pub unsafe fn fetch_add(at: *mut u64, mut value: u64) -> u64 {
         );
     }
     value
+}
+
+/// Puts `new` where `old` is, atomically and with a full barrier; returns what was there.
+///
+/// # Safety
+/// `at` is aligned, stays valid, and is shared by atomic accesses only.
+#[inline(always)]
+pub unsafe fn compare_exchange(at: *mut u32, old: u32, new: u32) -> u32 {
+    let mut found = old;
+    // SAFETY: one instruction on what the caller vouches for; it wants the old value in register 0.
+    unsafe {
+        core::arch::asm!(
+            "w0 = cmpxchg32_32({at} + 0, w0, {new})",
+            at = in(reg) at,
+            new = in(wreg) new,
+            inout("w0") found,
+            options(nostack),
+        );
+    }
+    found
 }
 
 /// The outcome of a route lookup (`bpf_fib_lookup`, include/uapi/linux/bpf.h).

@@ -6,6 +6,7 @@
 
 mod call;
 mod carry;
+mod flows;
 mod hook;
 mod maps;
 mod sock;

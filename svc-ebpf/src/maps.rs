@@ -1,26 +1,28 @@
 //! The maps, and the answers that [`Tables`] asks of them. No policy.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
 use svc_common::family::{Family, Ip, V4, V6};
 use svc_common::filter::{self, Bit, Line};
+use svc_common::flow::table as flow;
 use svc_common::onward::Hop;
 use svc_common::reason::Reason;
 use svc_common::steer::Work;
 use svc_common::table::{
-    Affinity, Backend, BackendKey, BackendState, Flow, FlowKey, FragmentKey, Frontend, FrontendKey,
-    MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_DEVICES, MAX_FLOWS, MAX_FRAGMENTS,
-    MAX_FRONTENDS, MAX_RANGES, MAX_SERVICES, MAX_SLOTS, MAX_SOCKETS, NodeConfig, Ports,
-    ServiceLabel, SocketKey, SocketPeer, Source, Tables,
+    Affinity, Backend, BackendKey, BackendState, Bucket, Flow, FlowKey, FragmentKey, Frontend,
+    FrontendKey, Insert, MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_DEVICES,
+    MAX_FLOW_BUCKETS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_RANGES, MAX_SERVICES, MAX_SLOTS,
+    MAX_SOCKETS, NodeConfig, Ports, Record, ServiceLabel, Shape, SocketKey, SocketPeer, Source,
+    Tables,
 };
 use svc_common::tunnel::Outer;
 
+use crate::flows::{self, Flows};
 use crate::hook::{self, Context};
 
 macro_rules! family_maps {
-    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident, $work:ident, $ranges:ident, $affinities:ident, $backends:ident, $filter:ident) => {
+    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $flow_index:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident, $work:ident, $ranges:ident, $affinities:ident, $backends:ident, $filter:ident, $find:ident, $insert:ident, $claim:ident, $take:ident, $worth:ident) => {
         #[map]
         static $addresses: HashMap<$addr, u32> =
             HashMap::with_max_entries(MAX_ADDRESSES, NO_PREALLOC);
@@ -32,8 +34,9 @@ macro_rules! family_maps {
         #[map]
         static $slots: Array<Backend<$family>> = Array::with_max_entries(MAX_SLOTS, 0);
         #[map]
-        static $flows: LruHashMap<FlowKey<$family>, Flow<$family>> =
-            LruHashMap::with_max_entries(MAX_FLOWS, 0);
+        static $flows: Array<Record<$family>> = Array::with_max_entries(MAX_FLOWS, MMAPABLE);
+        #[map]
+        static $flow_index: Array<Bucket> = Array::with_max_entries(MAX_FLOW_BUCKETS, MMAPABLE);
         #[map]
         static $sockets: LruHashMap<SocketKey<$family>, SocketPeer<$family>> =
             LruHashMap::with_max_entries(MAX_SOCKETS, 0);
@@ -60,12 +63,34 @@ macro_rules! family_maps {
 
         impl Mapped for $family {
             #[inline(always)]
+            fn find_record(key: &FlowKey<Self>, except: u32) -> u64 {
+                // SAFETY: it is a key.
+                unsafe { flows::$find(key, except) }
+            }
+            #[inline(always)]
+            fn insert_scratch(hard_pressed: bool) -> u32 {
+                flows::$insert(hard_pressed as u32)
+            }
+            #[inline(always)]
+            fn claim_record(now: u32) -> u32 {
+                flows::$claim(now)
+            }
+            #[inline(always)]
+            fn take_record(number: u32, version: u32) -> bool {
+                flows::$take(number, version) != 0
+            }
+            #[inline(always)]
+            fn worth_of_record(number: u32, now: u32) -> u64 {
+                flows::$worth(number, now)
+            }
+            #[inline(always)]
             fn maps() -> Maps<Self> {
                 Maps {
                     addresses: &$addresses,
                     frontends: &$frontends,
                     slots: &$slots,
                     flows: &$flows,
+                    flow_index: &$flow_index,
                     sockets: &$sockets,
                     fragments: &$fragments,
                     devices: &$devices,
@@ -83,17 +108,20 @@ macro_rules! family_maps {
 
 /// `BPF_F_NO_PREALLOC`: memory follows the number of entries.
 const NO_PREALLOC: u32 = 1;
+/// `BPF_F_MMAPABLE`: values begin at a page, and thus at a cache line; the agent reads and writes them in place.
+const MMAPABLE: u32 = 1 << 10;
 
 /// One family's maps. Built at the call, it folds away.
 pub struct Maps<F: Family> {
     addresses: &'static HashMap<F::Addr, u32>,
     frontends: &'static HashMap<FrontendKey<F>, Frontend>,
     slots: &'static Array<Backend<F>>,
-    flows: &'static LruHashMap<FlowKey<F>, Flow<F>>,
+    pub(crate) flows: &'static Array<Record<F>>,
+    pub(crate) flow_index: &'static Array<Bucket>,
     sockets: &'static LruHashMap<SocketKey<F>, SocketPeer<F>>,
     fragments: &'static LruHashMap<FragmentKey<F>, Ports>,
     devices: &'static HashMap<u32, F::Addr>,
-    scratch: &'static PerCpuArray<Flow<F>>,
+    pub(crate) scratch: &'static PerCpuArray<Flow<F>>,
     work: &'static PerCpuArray<Work<F>>,
     ranges: &'static LpmTrie<Source<F>, u32>,
     affinities: &'static LruHashMap<Source<F>, Affinity<F>>,
@@ -104,6 +132,12 @@ pub struct Maps<F: Family> {
 /// A family that has maps.
 pub trait Mapped: Outer {
     fn maps() -> Maps<Self>;
+    /// The functions of [`crate::flows`] that are verified once.
+    fn find_record(key: &FlowKey<Self>, except: u32) -> u64;
+    fn insert_scratch(hard_pressed: bool) -> u32;
+    fn claim_record(now: u32) -> u32;
+    fn take_record(number: u32, version: u32) -> bool;
+    fn worth_of_record(number: u32, now: u32) -> u64;
 }
 
 family_maps!(
@@ -113,6 +147,7 @@ family_maps!(
     FRONTENDS_V4,
     SLOTS_V4,
     FLOWS_V4,
+    FLOW_INDEX_V4,
     SOCKETS_V4,
     FRAGMENTS_V4,
     DEVICES_V4,
@@ -121,7 +156,12 @@ family_maps!(
     RANGES_V4,
     AFFINITY_V4,
     BACKENDS_V4,
-    FILTER_V4
+    FILTER_V4,
+    flow_find_v4,
+    flow_insert_v4,
+    flow_claim_v4,
+    flow_take_v4,
+    flow_worth_v4
 );
 family_maps!(
     V6,
@@ -130,6 +170,7 @@ family_maps!(
     FRONTENDS_V6,
     SLOTS_V6,
     FLOWS_V6,
+    FLOW_INDEX_V6,
     SOCKETS_V6,
     FRAGMENTS_V6,
     DEVICES_V6,
@@ -138,16 +179,27 @@ family_maps!(
     RANGES_V6,
     AFFINITY_V6,
     BACKENDS_V6,
-    FILTER_V6
+    FILTER_V6,
+    flow_find_v6,
+    flow_insert_v6,
+    flow_claim_v6,
+    flow_take_v6,
+    flow_worth_v6
 );
 
 /// Whose turn it is in the round-robin run that starts at a slot.
 #[map]
 static TURNS: Array<u64> = Array::with_max_entries(MAX_SLOTS, 0);
+/// How FLOWS is laid out. Of no buckets and no records, until the agent says.
+#[map]
+pub(crate) static FLOW_TABLE: Array<Shape> = Array::with_max_entries(1, 0);
+/// Where this CPU looks first for room for a new flow.
+#[map]
+pub(crate) static FLOW_HAND: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
-static CONFIG: Array<NodeConfig> = Array::with_max_entries(1, 0);
+pub(crate) static CONFIG: Array<NodeConfig> = Array::with_max_entries(1, 0);
 /// Names for people: no program reads it, the pinned map is where the agent keeps them.
 #[map]
 static SERVICES: HashMap<u32, ServiceLabel> = HashMap::with_max_entries(MAX_SERVICES, NO_PREALLOC);
@@ -232,17 +284,14 @@ impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
     }
 
     #[inline(always)]
-    fn flow<R>(&self, key: &FlowKey<F>, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R> {
-        let flow = F::maps().flows.get_ptr_mut(key)?;
-        // SAFETY: map values live as long as the program runs. Another CPU may write the same entry: `seen` and
-        // `state` are single words whose lost update is made up by the next packet, the rest never changes.
-        Some(f(unsafe { &mut *flow }))
+    fn flow<R>(&self, key: &FlowKey<F>, f: impl FnOnce(&mut Flow<F>, bool) -> R) -> Option<R> {
+        flow::with(key, &Flows::<F>::HERE, f)
     }
 
     #[inline(always)]
-    fn insert_flow(&self, key: &FlowKey<F>, flow: &Flow<F>, only_new: bool) -> bool {
-        let flags = if only_new { BPF_NOEXIST as u64 } else { 0 };
-        F::maps().flows.insert(key, flow, flags).is_ok()
+    fn insert_flow(&self, _: &Flow<F>, hard_pressed: bool) -> Insert {
+        // It is the one in SCRATCH, where every flow is made.
+        Insert::of(F::insert_scratch(hard_pressed))
     }
 
     #[inline(always)]

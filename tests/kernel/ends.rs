@@ -125,7 +125,7 @@ fn only_connections_to_a_gone_backend_are_reset<F: Keyed>(pair: &mut Pair<F>, ma
 fn hand_over<F: Keyed>(tables: &Memory<F>, ago: u32) {
     for flow in tables.flows.borrow_mut().values_mut() {
         flow.flags |= flow_flags::FOREIGN;
-        flow.state |= flow_state::ESTABLISHED;
+        flow.client_state |= flow_state::ESTABLISHED;
         flow.seen -= ago;
     }
 }
@@ -160,14 +160,8 @@ fn another_proxys_flows_pass_untouched<F: Keyed>(pair: &mut Pair<F>, make: Make)
             let mut flows = tables.flows.borrow_mut();
             let all: Vec<_> = std::mem::take(&mut *flows).into_values().collect();
             for mut flow in all {
-                flow.nat = addr::<F>(0, 1);
-                let proto = u16::from(request.proto());
-                let key = if flow.is_reply() {
-                    flow.reply_key(proto)
-                } else {
-                    flow.forward_key(proto)
-                };
-                flows.insert(key, flow);
+                flow.reply.dst = addr::<F>(0, 1);
+                flows.insert(flow.reply, flow);
             }
         });
         let masqueraded = later(&make(backend, node).sport(8_080).port(40_000));

@@ -121,7 +121,8 @@ fn some_flow<F: Keyed>(pair: &Pair<F>, random: &mut Random) -> Option<FlowKey<F>
     if flows.is_empty() {
         None
     } else {
-        flows.keys().nth(random.below(flows.len())).copied()
+        let flow = flows.values().nth(random.below(flows.len()))?;
+        Some(random.pick(&[flow.forward, flow.reply]))
     }
 }
 
@@ -180,7 +181,7 @@ fn backends_go<F: Keyed>(tables: &Memory<F>, random: &mut Random) {
     let mut backends = tables.backends.borrow_mut();
     for flow in tables.flows.borrow().values() {
         let (addr, port) = random.pick(&[
-            (flow.backend, flow.backend_port),
+            (flow.reply.src, flow.reply.sport),
             (F::Addr::UNSPECIFIED, Port(0)),
         ]);
         let key = BackendKey {

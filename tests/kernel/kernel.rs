@@ -10,11 +10,13 @@ use aya::programs::{
     ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode,
 };
 use aya::{Ebpf, EbpfLoader};
+use svc_agent::dataplane::FlowTable;
 use svc_agent::filter::Filter;
+use svc_common::family::V4;
 use svc_common::filter::{LINES, Line};
 use svc_common::memory::Memory;
 use svc_common::reason::Reason;
-use svc_common::table::{Affinity, BackendKey, BackendState, Flow, FlowKey, NodeConfig, Source};
+use svc_common::table::{Affinity, BackendKey, BackendState, Insert, NodeConfig, Source};
 use svc_common::tunnel::Outer;
 use svc_common::wire::IpHeader;
 
@@ -42,13 +44,21 @@ impl Kernel {
     /// Loads the object, with flow tables small enough to be listed quickly.
     pub(crate) fn load(network: &Network) -> Self {
         let mut loader = EbpfLoader::new();
-        for name in ["FLOWS_V4", "FLOWS_V6", "FRAGMENTS_V4", "FRAGMENTS_V6"] {
-            loader.map_max_entries(name, 4_096);
+        for (name, entries) in [
+            ("FLOWS_V4", 16_384),
+            ("FLOWS_V6", 16_384),
+            ("FLOW_INDEX_V4", 4_096),
+            ("FLOW_INDEX_V6", 4_096),
+            ("FRAGMENTS_V4", 4_096),
+            ("FRAGMENTS_V6", 4_096),
+        ] {
+            loader.map_max_entries(name, entries);
         }
         let mut kernel = Self {
             ebpf: load(&mut loader),
             network: *network,
         };
+        kernel.flows::<V4>();
         // veth has no XDP queue before it has an XDP program.
         let xdp: &mut Xdp = kernel
             .ebpf
@@ -138,7 +148,13 @@ impl Kernel {
         self.array::<u32>("EPOCH")
             .set(0, u32::from(tables.epoch.get()), 0)
             .expect("in range");
-        replace(self.flows::<F>(), &tables.flows.borrow());
+        let flows = self.flows::<F>();
+        for old in flows.all() {
+            flows.remove(old.own_key());
+        }
+        for flow in tables.flows.borrow().values() {
+            assert_eq!(flows.insert(flow), Insert::Done);
+        }
         replace(self.affinities::<F>(), &tables.affinities.borrow());
         replace(self.backends::<F>(), &tables.backends.borrow());
         let map = self
@@ -180,8 +196,8 @@ impl Kernel {
         self.map(&format!("BACKENDS_V{}", F::VERSION))
     }
 
-    pub(crate) fn flows<F: Keyed>(&mut self) -> HashMap<&mut MapData, FlowKey<F>, Flow<F>> {
-        self.map(&format!("FLOWS_V{}", F::VERSION))
+    pub(crate) fn flows<F: Keyed>(&mut self) -> FlowTable<F> {
+        FlowTable::of(&mut self.ebpf).expect("in the object")
     }
 
     /// The counters of all CPUs together.

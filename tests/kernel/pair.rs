@@ -7,7 +7,7 @@ use std::time::Duration;
 use aya::maps::{HashMap, MapData};
 use nix::time::{ClockId, clock_gettime};
 use svc_common::memory::Memory;
-use svc_common::table::{FlowKey, Source};
+use svc_common::table::{FlowKey, Source, flow_flags};
 
 use crate::host::{self, Program, Verdict};
 use crate::kernel::{Kernel, Keyed};
@@ -78,7 +78,7 @@ impl<F: Keyed> Pair<F> {
 
     /// What the kernel has not as the host has it.
     fn unlike(&mut self, host: &Memory<F>) -> Option<String> {
-        lacking(&self.kernel.flows(), &host.flows.borrow())
+        self.lacking_flow(host)
             .or_else(|| lacking(&self.kernel.affinities(), &host.affinities.borrow()))
             .or_else(|| lacking(&self.kernel.backends(), &host.backends.borrow()))
             .or_else(|| {
@@ -90,10 +90,25 @@ impl<F: Keyed> Pair<F> {
             })
     }
 
+    /// A flow of the host's that the kernel does not find, or has otherwise.
+    fn lacking_flow(&mut self, host: &Memory<F>) -> Option<String> {
+        let flows = self.kernel.flows::<F>();
+        host.flows.borrow().values().find_map(|expected| {
+            let there = flows.get(&expected.forward);
+            let back = flows.get(&expected.reply);
+            let late = expected.flags & flow_flags::LATE != 0;
+            let found = (late || there == Some((*expected, false)))
+                && (!expected.has_answers() || back == Some((*expected, true)));
+            (!found).then(|| format!("host   {expected:?}\nkernel {there:?}\n       {back:?}"))
+        })
+    }
+
     /// The slower comparisons: no flow too many, the same counters.
     #[track_caller]
     pub(crate) fn check_all(&mut self) {
-        let flows: Vec<FlowKey<F>> = keys(&self.kernel.flows());
+        let flows = self.kernel.flows::<F>().all();
+        let mut flows: Vec<FlowKey<F>> = flows.iter().map(|flow| *flow.own_key()).collect();
+        flows.sort_unstable();
         assert_eq!(
             flows,
             Vec::from_iter(self.host.flows.borrow().keys().copied())
@@ -110,13 +125,14 @@ impl<F: Keyed> Pair<F> {
         );
     }
 
-    /// Drops an entry, as the LRU may.
+    /// Drops a flow, as one must that makes room for another.
     pub(crate) fn evict(&mut self, key: &FlowKey<F>) {
-        self.host.flows.borrow_mut().remove(key);
-        self.kernel
-            .flows::<F>()
-            .remove(key)
-            .expect("the kernel had it too");
+        let table = self.kernel.flows::<F>();
+        // An older flow of the same client's may have the tuple, too: it stays.
+        if let Some((flow, _)) = table.get(key) {
+            table.remove(flow.own_key());
+            self.host.flows.borrow_mut().remove(flow.own_key());
+        }
     }
 
     /// Changes the tables.

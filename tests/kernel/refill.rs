@@ -118,7 +118,10 @@ impl Kernel {
 
     /// Forgets what the programs know of clients.
     pub(crate) fn forget<F: Keyed>(&mut self) {
-        replace(self.flows::<F>(), &BTreeMap::new());
+        let flows = self.flows::<F>();
+        for flow in flows.all() {
+            flows.remove(flow.own_key());
+        }
         replace(self.affinities::<F>(), &BTreeMap::new());
     }
 

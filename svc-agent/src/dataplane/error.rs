@@ -17,6 +17,13 @@ pub enum Error {
         name: &'static str,
         cause: aya::maps::MapError,
     },
+    #[error("cannot map {name} into memory: {cause}")]
+    MapInto {
+        name: &'static str,
+        cause: io::Error,
+    },
+    #[error("cannot read /dev/urandom: {cause}")]
+    Random { cause: io::Error },
     #[error("the eBPF object has no {0}; agent and object are from different builds")]
     Missing(&'static str),
     #[error(

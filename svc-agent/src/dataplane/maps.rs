@@ -19,6 +19,7 @@ use svc_common::reason::Reason;
 use svc_common::table::{NodeConfig, ServiceLabel};
 
 use super::Error;
+use super::flows;
 use crate::connections::Connections;
 use crate::inspect::{Affinities, Flows, Snapshot};
 use crate::plan::{Changes, label};
@@ -26,7 +27,7 @@ use batch::Batch;
 use family::{FamilyMaps, V4_NAMES, V6_NAMES};
 
 /// Every map that outlives the agent.
-pub(super) const PINNED: [&str; 29] = [
+pub(super) const PINNED: [&str; 33] = [
     "ADDRESSES_V4",
     "ADDRESSES_V6",
     "FILTER_V4",
@@ -37,6 +38,10 @@ pub(super) const PINNED: [&str; 29] = [
     "SLOTS_V6",
     "FLOWS_V4",
     "FLOWS_V6",
+    "FLOW_INDEX_V4",
+    "FLOW_INDEX_V6",
+    "FLOW_TABLE",
+    "FLOW_HAND",
     "SOCKETS_V4",
     "SOCKETS_V6",
     "FRAGMENTS_V4",
@@ -60,16 +65,20 @@ pub(super) const PINNED: [&str; 29] = [
 
 /// Where maps come from: the object that was just loaded, or their pins.
 pub(super) trait Supply {
+    /// Whether they are for programs that are about to run, or only looked at.
+    const RUNS: bool;
     fn take(&mut self, name: &'static str) -> Result<Map, Error>;
 }
 
 impl Supply for Ebpf {
+    const RUNS: bool = true;
     fn take(&mut self, name: &'static str) -> Result<Map, Error> {
         self.take_map(name).ok_or(Error::Missing(name))
     }
 }
 
 impl Supply for &Path {
+    const RUNS: bool = false;
     fn take(&mut self, name: &'static str) -> Result<Map, Error> {
         let failed = |cause| Error::Map {
             what: "open pinned",
@@ -144,9 +153,10 @@ fn end_epoch(epoch: &mut Array<MapData, u32>) -> Result<(), Error> {
 impl Maps {
     pub(super) fn take(supply: &mut impl Supply) -> Result<Self, Error> {
         let (services, labels) = batched(supply, "SERVICES")?;
+        let (v4, v6) = flows::take(supply)?;
         Ok(Self {
-            v4: FamilyMaps::take(supply, V4_NAMES)?,
-            v6: FamilyMaps::take(supply, V6_NAMES)?,
+            v4: FamilyMaps::take(supply, V4_NAMES, v4)?,
+            v6: FamilyMaps::take(supply, V6_NAMES, v6)?,
             services,
             labels,
             config: typed(supply, "CONFIG")?,
@@ -175,8 +185,8 @@ impl Maps {
 
     pub(super) fn flows(&self) -> Result<Flows, Error> {
         Ok(Flows {
-            v4: self.v4.flows()?,
-            v6: self.v6.flows()?,
+            v4: self.v4.flows.open()?.all(),
+            v6: self.v6.flows.open()?.all(),
             now: seconds_since_boot(),
         })
     }

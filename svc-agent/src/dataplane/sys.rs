@@ -146,3 +146,59 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
         Ok(cookie)
     }
 }
+
+/// The values of an array map (`BPF_F_MMAPABLE`, Linux 5.5), in place. Programs and others write there meanwhile.
+pub(super) struct Mapping {
+    start: *mut libc::c_void,
+    len: usize,
+}
+
+// SAFETY: a place in memory that belongs to no thread; whoever reads or writes there minds the others.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    pub(super) fn of(map: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        // SAFETY: asks for a place that nobody has.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { start, len })
+    }
+
+    /// The `number`th value.
+    pub(super) fn value<T>(&self, number: u32) -> Option<*mut T> {
+        let number = usize::try_from(number).ok()?;
+        let end = number.checked_add(1)?.checked_mul(size_of::<T>())?;
+        // SAFETY: within the mapping, which begins at a page.
+        (end <= self.len).then(|| unsafe { self.start.cast::<T>().add(number) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: nobody has a reference to what is there.
+        unsafe { libc::munmap(self.start, self.len) };
+    }
+}
+
+/// Puts `new` where `old` is, atomically; false if something else is there.
+///
+/// # Safety
+/// `at` is in a [`Mapping`], aligned, and written atomically by everybody.
+pub(super) unsafe fn swap(at: *mut u32, old: u32, new: u32) -> bool {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    // SAFETY: as the caller vouches.
+    let at = unsafe { AtomicU32::from_ptr(at) };
+    at.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst)
+        .is_ok()
+}

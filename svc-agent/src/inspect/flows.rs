@@ -1,10 +1,10 @@
-//! `get flows`: one line per connection, though the map has two entries for each.
+//! `get flows`: one line per connection.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use svc_common::family::{Addr, Family};
-use svc_common::table::{Flow, FlowKey, flow_state};
+use svc_common::table::{Flow, flow_flags, flow_state};
 
 use super::{Filter, Flows, Item, Owner, protocol, socket};
 
@@ -65,62 +65,38 @@ pub(super) fn items(
 }
 
 fn family<F: Family>(
-    entries: &[(FlowKey<F>, Flow<F>)],
+    flows: &[Flow<F>],
     now: u32,
     services: &BTreeMap<u32, String>,
     filter: Filter<'_>,
 ) -> Vec<FlowItem> {
-    let mut connections: BTreeMap<_, FlowItem> = BTreeMap::new();
-    for (key, flow) in entries {
-        let owner = Owner::of(flow.service, services);
-        if !filter.shows(&owner) {
-            continue;
-        }
-        let ends = [
-            (flow.client, flow.client_port),
-            (flow.frontend, flow.frontend_port),
-            (flow.backend, flow.backend_port),
-        ];
-        let item = item(key, flow, owner, now);
-        connections
-            .entry((key.proto, ends))
-            .and_modify(|other| {
-                other.idle_seconds = other.idle_seconds.min(item.idle_seconds);
-                other.state = [other.state, item.state]
-                    .into_iter()
-                    .min_by_key(|s| rank(s))
-                    .unwrap_or(other.state);
-            })
-            .or_insert(item);
-    }
-    connections.into_values().collect()
-}
-
-/// What either half knows is true of both.
-fn rank(state: &str) -> usize {
-    ["closing", "established", "new"]
+    flows
         .iter()
-        .position(|s| *s == state)
-        .unwrap_or(usize::MAX)
+        .filter(|flow| flow.flags & flow_flags::LATE == 0)
+        .map(|flow| (flow, Owner::of(flow.service, services)))
+        .filter(|(_, owner)| filter.shows(owner))
+        .map(|(flow, owner)| item(flow, owner, now))
+        .collect()
 }
 
-fn item<F: Family>(key: &FlowKey<F>, flow: &Flow<F>, owner: Owner, now: u32) -> FlowItem {
-    let state = match flow.state {
+fn item<F: Family>(flow: &Flow<F>, owner: Owner, now: u32) -> FlowItem {
+    let state = match flow.state() {
         s if s & (flow_state::CLOSING | flow_state::BOTH_FIN) != 0 => "closing",
         s if s & flow_state::ESTABLISHED != 0 => "established",
         _ => "new",
     };
-    let masqueraded = (flow.nat, flow.nat_port) != (flow.client, flow.client_port)
-        && flow.nat != F::Addr::UNSPECIFIED;
+    let client = (flow.forward.src, flow.forward.sport);
+    let nat = (flow.reply.dst, flow.reply.dport);
+    let masqueraded = nat != client && nat.0 != F::Addr::UNSPECIFIED;
     FlowItem {
         namespace: owner.namespace,
         name: owner.name,
         port_name: owner.port,
-        protocol: u8::try_from(key.proto).map_or_else(|_| "?".into(), protocol),
-        client: socket::<F>(flow.client, flow.client_port),
-        frontend: socket::<F>(flow.frontend, flow.frontend_port),
-        backend: socket::<F>(flow.backend, flow.backend_port),
-        nat: masqueraded.then(|| socket::<F>(flow.nat, flow.nat_port)),
+        protocol: u8::try_from(flow.forward.proto).map_or_else(|_| "?".into(), protocol),
+        client: socket::<F>(client.0, client.1),
+        frontend: socket::<F>(flow.forward.dst, flow.forward.dport),
+        backend: socket::<F>(flow.reply.src, flow.reply.sport),
+        nat: masqueraded.then(|| socket::<F>(nat.0, nat.1)),
         state,
         idle_seconds: now.saturating_sub(flow.seen),
     }

@@ -125,28 +125,22 @@ fn flow_table() -> Flows {
         ..forward
     };
     let flow = Flow {
-        seen: 90,
-        service: 1,
-        client: forward.src,
-        frontend: forward.dst,
-        backend: reply.src,
-        nat: reply.dst,
-        client_port: forward.sport,
-        frontend_port: forward.dport,
-        backend_port: reply.sport,
-        nat_port: reply.dport,
-        flags: 0,
-        state: 0,
-        epoch: 0,
-    };
-    let answered = Flow {
+        forward,
+        reply,
         seen: 98,
-        flags: flow_flags::REPLY,
-        state: flow_state::ESTABLISHED,
+        service: 1,
+        epoch: 0,
+        flags: 0,
+        client_state: 0,
+        backend_state: flow_state::ESTABLISHED,
+        _pad: [0; 3],
+    };
+    let late = Flow {
+        flags: flow_flags::LATE,
         ..flow
     };
     Flows {
-        v4: vec![(forward, flow), (reply, answered)],
+        v4: vec![flow, late],
         v6: Vec::new(),
         now: 100,
     }

@@ -106,10 +106,10 @@ fn open<F: Family>(
     let opened = tables.scratch(|flow| {
         flow.epoch = tables.epoch();
         flow.begin(key, backend, tables.now());
-        flow.nat = key.src;
+        flow.reply.dst = key.src;
         flow.flags = 0;
-        flow::open(flow, key.proto, tables)?;
-        flow.decide(decision);
+        flow::open(flow, tables)?;
+        flow.decide(false, decision);
         Ok(())
     });
     opened

@@ -7,17 +7,17 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError};
 use svc_common::family::Family;
 use svc_common::table::{
-    Affinity, Backend, BackendKey, BackendState, Flow, FlowKey, Frontend, FrontendKey, SocketKey,
-    SocketPeer, Source,
+    Affinity, Backend, BackendKey, BackendState, Frontend, FrontendKey, SocketKey, SocketPeer,
+    Source,
 };
 
 use super::batch::Batch;
 use super::filter::FamilyFilter;
 use super::{Supply, batched, end_epoch, failing, gone, typed};
 use crate::dataplane::Error;
+use crate::dataplane::flows::FlowMaps;
 use crate::plan::{Actual, FamilyChanges, Range, Write};
 
-type FlowEntries<F> = Vec<(FlowKey<F>, Flow<F>)>;
 type AffinityEntries<F> = Vec<(Source<F>, Affinity<F>)>;
 
 /// The names of one family's maps in the object.
@@ -26,7 +26,6 @@ pub(super) struct Names {
     pub(super) addresses: &'static str,
     pub(super) frontends: &'static str,
     pub(super) slots: &'static str,
-    pub(super) flows: &'static str,
     pub(super) sockets: &'static str,
     pub(super) devices: &'static str,
     pub(super) backends: &'static str,
@@ -38,7 +37,6 @@ pub(super) const V4_NAMES: Names = Names {
     addresses: "ADDRESSES_V4",
     frontends: "FRONTENDS_V4",
     slots: "SLOTS_V4",
-    flows: "FLOWS_V4",
     sockets: "SOCKETS_V4",
     devices: "DEVICES_V4",
     backends: "BACKENDS_V4",
@@ -49,7 +47,6 @@ pub(super) const V6_NAMES: Names = Names {
     addresses: "ADDRESSES_V6",
     frontends: "FRONTENDS_V6",
     slots: "SLOTS_V6",
-    flows: "FLOWS_V6",
     sockets: "SOCKETS_V6",
     devices: "DEVICES_V6",
     backends: "BACKENDS_V6",
@@ -65,7 +62,7 @@ where
     pub(super) addresses: HashMap<MapData, F::Addr, u32>,
     pub(super) frontends: HashMap<MapData, FrontendKey<F>, Frontend>,
     pub(super) slots: Array<MapData, Backend<F>>,
-    pub(super) flows: HashMap<MapData, FlowKey<F>, Flow<F>>,
+    pub(super) flows: FlowMaps<F>,
     pub(super) sockets: HashMap<MapData, SocketKey<F>, SocketPeer<F>>,
     pub(super) devices: HashMap<MapData, u32, F::Addr>,
     pub(super) backends: HashMap<MapData, BackendKey<F>, BackendState>,
@@ -93,7 +90,11 @@ impl<F: Family> FamilyMaps<F>
 where
     F::Addr: aya::Pod,
 {
-    pub(super) fn take(supply: &mut impl Supply, names: Names) -> Result<Self, Error> {
+    pub(super) fn take(
+        supply: &mut impl Supply,
+        names: Names,
+        flows: FlowMaps<F>,
+    ) -> Result<Self, Error> {
         let (addresses, in_addresses) = batched(supply, names.addresses)?;
         let (frontends, in_frontends) = batched(supply, names.frontends)?;
         let (slots, in_slots) = batched(supply, names.slots)?;
@@ -103,7 +104,7 @@ where
             addresses,
             frontends,
             slots,
-            flows: typed(supply, names.flows)?,
+            flows,
             sockets: typed(supply, names.sockets)?,
             devices: typed(supply, names.devices)?,
             backends,
@@ -146,13 +147,6 @@ where
             .collect::<Result<_, _>>()
             .map_err(failing("read", self.names.ranges))?;
         Actual::read(frontends, addresses, backends, ranges, slot)
-    }
-
-    pub(super) fn flows(&self) -> Result<FlowEntries<F>, Error> {
-        self.flows
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(failing("read", self.names.flows))
     }
 
     pub(super) fn affinities(&self) -> Result<AffinityEntries<F>, Error> {

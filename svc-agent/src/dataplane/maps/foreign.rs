@@ -1,19 +1,13 @@
 //! `--takeover`: another proxy's connections as flows of FLOWS.
 
-use std::io::ErrorKind;
+use std::net::SocketAddr;
 
-use aya::maps::MapError;
 use svc_common::family::{Family, Port};
-use svc_common::table::{Flow, FrontendKey, Scope, flow_flags, flow_state};
+use svc_common::table::{Flow, FlowKey, FrontendKey, Insert, Scope, flow_flags, flow_state};
 
-use super::{FamilyMaps, Maps, failing, gone, seconds_since_boot};
+use super::{FamilyMaps, Maps, failing, seconds_since_boot};
 use crate::conntrack::Connection;
 use crate::dataplane::Error;
-
-/// `BPF_NOEXIST`: what is there already is ours, or was taken over before.
-const ONLY_NEW: u64 = 1;
-/// `BPF_EXIST`: what has gone meanwhile stays away.
-const ONLY_KNOWN: u64 = 2;
 
 fn flow<F: Family>(connection: &Connection, epoch: u16) -> Option<Flow<F>> {
     let mut state = 0;
@@ -23,20 +17,26 @@ fn flow<F: Family>(connection: &Connection, epoch: u16) -> Option<Flow<F>> {
     if connection.half_closed {
         state |= flow_state::CLIENT_FIN;
     }
+    let key = |src: SocketAddr, dst: SocketAddr| {
+        Some(FlowKey {
+            src: F::addr_from_std(src.ip())?,
+            dst: F::addr_from_std(dst.ip())?,
+            sport: Port::new(src.port()),
+            dport: Port::new(dst.port()),
+            proto: u16::from(connection.proto),
+            _pad: 0,
+        })
+    };
     Some(Flow {
+        forward: key(connection.client, connection.frontend)?,
+        reply: key(connection.backend, connection.nat)?,
         seen: seconds_since_boot(),
         service: 0,
-        client: F::addr_from_std(connection.client.ip())?,
-        frontend: F::addr_from_std(connection.frontend.ip())?,
-        backend: F::addr_from_std(connection.backend.ip())?,
-        nat: F::addr_from_std(connection.nat.ip())?,
-        client_port: Port::new(connection.client.port()),
-        frontend_port: Port::new(connection.frontend.port()),
-        backend_port: Port::new(connection.backend.port()),
-        nat_port: Port::new(connection.nat.port()),
-        flags: flow_flags::FOREIGN,
-        state,
         epoch,
+        flags: flow_flags::FOREIGN,
+        client_state: state,
+        backend_state: 0,
+        _pad: [0; 3],
     })
 }
 
@@ -44,58 +44,32 @@ impl<F: Family> FamilyMaps<F>
 where
     F::Addr: aya::Pod,
 {
-    fn take_over(&mut self, connections: &[Connection], epoch: u16) -> Result<usize, Error> {
-        let mut taken = 0;
-        for connection in connections {
-            let Some(flow) = flow::<F>(connection, epoch) else {
-                continue;
-            };
-            let proto = u16::from(connection.proto);
-            let reply = Flow {
-                flags: flow.flags | flow_flags::REPLY,
-                ..flow
-            };
-            let halves = [
-                (flow.forward_key(proto), flow),
-                (reply.reply_key(proto), reply),
-            ];
-            for (key, half) in halves {
-                match self.flows.insert(key, half, ONLY_NEW) {
-                    Ok(()) => taken += usize::from(half.flags & flow_flags::REPLY == 0),
-                    Err(MapError::SyscallError(e))
-                        if e.io_error.kind() == ErrorKind::AlreadyExists =>
-                    {
-                        break;
-                    }
-                    Err(cause) => return Err(failing("write", self.names.flows)(cause)),
-                }
-            }
-        }
-        Ok(taken)
+    /// What is there already is ours, or was taken over before.
+    fn take_over(&self, connections: &[Connection], epoch: u16) -> Result<usize, Error> {
+        let table = self.flows.open()?;
+        let flows = connections.iter().filter_map(|c| flow::<F>(c, epoch));
+        let taken = flows.filter(|flow| {
+            table.get(&flow.forward).is_none()
+                && table.get(&flow.reply).is_none()
+                && table.insert(flow) == Insert::Done
+        });
+        Ok(taken.count())
     }
 
-    fn place_taken_over(&mut self) -> Result<(), Error> {
-        for (key, mut flow) in self.flows()? {
-            if flow.flags & flow_flags::FOREIGN == 0 || flow.service != 0 {
-                continue;
-            }
-            let frontend = [Scope::Internal, Scope::External]
-                .into_iter()
-                .find_map(|scope| {
-                    let key = FrontendKey {
-                        addr: flow.frontend,
-                        port: flow.frontend_port,
-                        proto: u8::try_from(key.proto).ok()?,
-                        scope: scope as u8,
-                    };
-                    self.frontends.get(&key, 0).ok()
-                });
-            if let Some(frontend) = frontend {
-                flow.service = frontend.service;
-                gone(self.flows.insert(key, flow, ONLY_KNOWN))
-                    .map_err(failing("write", self.names.flows))?;
-            }
-        }
+    fn place_taken_over(&self) -> Result<(), Error> {
+        let frontends = &self.frontends;
+        self.flows.open()?.place(|flow| {
+            let scopes = [Scope::Internal, Scope::External];
+            scopes.into_iter().find_map(|scope| {
+                let key = FrontendKey {
+                    addr: flow.forward.dst,
+                    port: flow.forward.dport,
+                    proto: u8::try_from(flow.forward.proto).ok()?,
+                    scope: scope as u8,
+                };
+                Some(frontends.get(&key, 0).ok()?.service)
+            })
+        });
         Ok(())
     }
 }

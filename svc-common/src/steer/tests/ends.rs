@@ -5,7 +5,8 @@ use crate::family::{Addr, Family, Port};
 use crate::memory::Memory;
 use crate::reason::Reason;
 use crate::table::{
-    BackendKey, BackendState, Flow, TCP, UDP, backend_state, flow_flags, flow_state, node_flags,
+    BackendKey, BackendState, Flow, FlowKey, TCP, UDP, backend_state, flow_flags, flow_state,
+    node_flags,
 };
 use crate::testing::Hook::{FromOutside, FromPod, ToOutside, ToPod};
 use crate::testing::frames::{Frame, tcp, udp};
@@ -275,29 +276,26 @@ fn a_syn_to_a_backend_that_is_gone_finds_another_one<F: Family>() {
 
 /// Writes a connection of kube-proxy's, masqueraded as the node's port 2000, as a takeover does.
 fn foreign<F: Family>(tables: &Memory<F>, proto: u8) {
-    let forward = Flow {
+    let key = |src, sport, dst, dport| FlowKey {
+        src: addr::<F>(src),
+        dst: addr::<F>(dst),
+        sport: Port::new(sport),
+        dport: Port::new(dport),
+        proto: u16::from(proto),
+        _pad: 0,
+    };
+    let flow = Flow {
+        forward: key(pod::<F>(1), 40_000, cluster_ip::<F>(1), 80),
+        reply: key(remote_pod::<F>(1), FIRST, node::<F>(), 2_000),
         seen: tables.now.get(),
         service: 80,
-        client: addr::<F>(pod::<F>(1)),
-        frontend: addr::<F>(cluster_ip::<F>(1)),
-        backend: addr::<F>(remote_pod::<F>(1)),
-        nat: addr::<F>(node::<F>()),
-        client_port: Port::new(40_000),
-        frontend_port: Port::new(80),
-        backend_port: Port::new(FIRST),
-        nat_port: Port::new(2_000),
-        flags: flow_flags::FOREIGN,
-        state: flow_state::ESTABLISHED,
         epoch: tables.epoch.get().wrapping_sub(1),
+        flags: flow_flags::FOREIGN,
+        client_state: flow_state::ESTABLISHED,
+        backend_state: 0,
+        _pad: [0; 3],
     };
-    let reply = Flow {
-        flags: forward.flags | flow_flags::REPLY,
-        ..forward
-    };
-    let proto = u16::from(proto);
-    let mut flows = tables.flows.borrow_mut();
-    flows.insert(forward.forward_key(proto), forward);
-    flows.insert(reply.reply_key(proto), reply);
+    tables.flows.borrow_mut().insert(flow.reply, flow);
 }
 
 fn another_proxys_connections_pass_untouched<F: Family>() {

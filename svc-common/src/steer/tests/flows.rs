@@ -3,19 +3,18 @@
 use std::collections::BTreeSet;
 
 use super::{endpoints_become, serving, world};
-use crate::family::{Family, Port};
+use crate::family::Family;
 use crate::reason::Reason;
 use crate::table::{NodeConfig, Scope, TCP, UDP};
 use crate::testing::Hook::{FromOutside, FromPod, ToPod};
 use crate::testing::frames::{Frame, tcp, udp};
 use crate::testing::{
-    Endpoint, SNAT_MAX, SNAT_MIN, addr, both_families, cluster_ip, external_ip, meet, outside, pod,
-    remote_pod, serve,
+    SNAT_MAX, SNAT_MIN, both_families, cluster_ip, external_ip, meet, outside, pod, remote_pod,
+    serve,
 };
 
 both_families!(
     a_flow_keeps_its_backend_when_the_set_changes,
-    either_half_brings_the_other_back,
     a_lost_flow_from_outside_finds_its_backend_again,
     a_syn_of_a_client_that_has_closed_starts_anew,
     closing_is_learnt_from_either_side,
@@ -49,48 +48,6 @@ fn a_flow_keeps_its_backend_when_the_set_changes<F: Family>() {
             meet(FromPod, &other, &tables).sent().dst,
             (remote_pod::<F>(7), 9_090)
         );
-    }
-}
-
-fn forget<F: Family>(tables: &crate::memory::Memory<F>, src: Endpoint) {
-    tables
-        .flows
-        .borrow_mut()
-        .retain(|key, _| (key.src, key.sport) != (addr::<F>(src.0), Port::new(src.1)));
-}
-
-fn either_half_brings_the_other_back<F: Family>() {
-    for packet in [
-        tcp(pod::<F>(1), cluster_ip::<F>(1)),
-        udp(pod::<F>(1), cluster_ip::<F>(1)),
-    ] {
-        let tables = world::<F>();
-        let there = meet(FromPod, &packet.build(), &tables).sent();
-        let answer = packet
-            .clone()
-            .from(there.dst.0, there.dst.1)
-            .to(there.src.0, there.src.1);
-        for second in 1..10 {
-            tables.now.set(1_000 + second);
-            forget(
-                &tables,
-                if second % 2 == 0 {
-                    there.dst
-                } else {
-                    (pod::<F>(1), 40_000)
-                },
-            );
-            assert_eq!(tables.flows.borrow().len(), 1);
-            if second % 2 == 0 {
-                assert_eq!(meet(FromPod, &packet.build(), &tables).sent(), there);
-            } else {
-                assert_eq!(
-                    meet(ToPod, &answer.build(), &tables).sent().src,
-                    (cluster_ip::<F>(1), 80)
-                );
-            }
-            assert_eq!(tables.flows.borrow().len(), 2, "at second {second}");
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::ends::list;
 use super::serving;
 use crate::memory::Memory;
 use crate::steer::Route;
-use crate::table::{TCP, backend_state, frontend_flags, node_flags};
+use crate::table::{backend_state, frontend_flags, node_flags};
 use crate::testing::Hook::FromOutside;
 use crate::testing::frames::{Frame, tcp, udp};
 use crate::testing::{Endpoint, both_families, external_ip, meet, node, outside, remote_pod};
@@ -68,7 +68,7 @@ fn a_tunnelled_connection_is_over_when_its_client_has_closed_it<F: Outer>() {
     assert_eq!(route(&client, &tables), Route::Tunnel);
     let flows = tables.flows.borrow();
     let config = tables.config.unwrap();
-    let counts = |flow: &crate::table::Flow<F>| flow.is_counted(TCP.into(), 1_000, &config);
+    let counts = |flow: &crate::table::Flow<F>| flow.is_counted(1_000, &config);
     assert!(!flows.values().any(counts));
 }
 
