@@ -205,13 +205,13 @@ fn same<F: Family>(a: *const FlowKey<F>, b: *const FlowKey<F>) -> bool {
 
 /// The version at which the slot's record is a flow with this tuple; 0: it is none.
 #[inline(always)]
-fn names<F: Family>(slot: u32, key: &FlowKey<F>, store: &impl Store<F>) -> u32 {
+fn names<F: Family>(slot: u32, key: &FlowKey<F>, busy_too: bool, store: &impl Store<F>) -> u32 {
     let Some(record) = store.record(slot & NUMBER) else {
         return 0;
     };
     let before = read(version(record));
     store.fence();
-    if before & KIND != USED {
+    if before & KIND != USED && !(busy_too && before & KIND == BUSY) {
         return 0;
     }
     // SAFETY: places in the record.
@@ -225,7 +225,7 @@ fn names<F: Family>(slot: u32, key: &FlowKey<F>, store: &impl Store<F>) -> u32 {
     if same(own, key) { before } else { 0 }
 }
 
-/// The flow of a packet's tuple, unless it is record `except`.
+/// The flow of a packet's tuple. `except`, if not 0: for the insertion of this record, whose twin may be busy yet.
 #[inline(always)]
 pub fn find<F: Family>(key: &FlowKey<F>, except: u32, store: &impl Store<F>) -> Hit {
     let Some(shape) = store.shape() else {
@@ -241,7 +241,7 @@ pub fn find<F: Family>(key: &FlowKey<F>, except: u32, store: &impl Store<F>) -> 
         // SAFETY: within the bucket.
         let slot = read(unsafe { line.add(way(hash, i)) });
         if slot >> TAG_SHIFT == tag && slot & NUMBER != except {
-            let version = names(slot, key, store);
+            let version = names(slot, key, except != 0, store);
             if version != 0 {
                 return (version as u64) << 32 | (slot & (REPLY | NUMBER)) as u64;
             }
@@ -298,35 +298,35 @@ pub fn insert<F: Family>(flow: &Flow<F>, hard_pressed: bool, store: &impl Store<
     }
     // SAFETY: the record is ours while it is busy; nobody else writes to it.
     unsafe { (*record).flow = *flow };
-    let at = set_version(record, USED, store);
-    let mut outcome = Insert::Done;
-    if flow.has_answers() {
-        if !put(&flow.reply, REPLY | number, store) {
-            outcome = Insert::Full;
-        } else {
-            // Another CPU may have done the same since we looked. Both give way, and try their next port; unless it is
-            // the same flow's next packet, which the same record would say the same of.
-            let twin = store.find(&flow.reply, number) as u32 & NUMBER;
-            if twin != 0 && !is_of_client(twin, flow, store) {
-                outcome = Insert::Taken;
-            }
-        }
-    }
-    if outcome == Insert::Done && !late && !put(&flow.forward, number, store) {
-        outcome = Insert::Full;
-    }
+    let outcome = enter(flow, number, late, store);
     if outcome != Insert::Done {
-        forget(number, at, store);
-    }
-    // It may have had to make room already: then it lost the slots that it had by then.
-    if read(version(record)) != at {
         clear(&flow.reply, REPLY | number, store);
         clear(&flow.forward, number, store);
-        if outcome == Insert::Done {
-            outcome = Insert::Full;
+    }
+    // Whoever had seen its slots could not take it for theirs until now.
+    let kind = if outcome == Insert::Done { USED } else { 0 };
+    set_version(record, kind, store);
+    outcome
+}
+
+/// Puts a busy record's number into the index.
+#[inline(always)]
+fn enter<F: Family>(flow: &Flow<F>, number: u32, late: bool, store: &impl Store<F>) -> Insert {
+    if flow.has_answers() {
+        if !put(&flow.reply, REPLY | number, store) {
+            return Insert::Full;
+        }
+        // Another CPU may be doing the same. Both give way, and try their next port; unless it is the same flow's next
+        // packet, which the same record would say the same of.
+        let twin = store.find(&flow.reply, number) as u32 & NUMBER;
+        if twin != 0 && !is_of_client(twin, flow, store) {
+            return Insert::Taken;
         }
     }
-    outcome
+    if !late && !put(&flow.forward, number, store) {
+        return Insert::Full;
+    }
+    Insert::Done
 }
 
 /// The older flow with the client's tuple of this one goes. What its backend still says reaches the client, where that
@@ -420,13 +420,12 @@ pub fn place<F: Family>(number: u32, service: u32, store: &impl Store<F>) {
 /// Ends being busy: a version that was not there before. (30 bits of it come round only after a billion flows in this one
 /// record.) Swapped though only its owner writes it now, because what it wrote to the record must be there before.
 #[inline(always)]
-fn set_version<F: Family>(record: *mut Record<F>, kind: u32, store: &impl Store<F>) -> u32 {
+fn set_version<F: Family>(record: *mut Record<F>, kind: u32, store: &impl Store<F>) {
     let at = version(record);
     let busy = read(at);
     let new = (busy | KIND).wrapping_add(1) | kind;
     // SAFETY: a version.
     unsafe { store.swap(at, busy, new) };
-    new
 }
 
 /// Takes a record for ourselves, if it is still at the version that it was seen at. A flow in it loses its slots.
