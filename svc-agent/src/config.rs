@@ -176,6 +176,7 @@ Examples:
   svc-agent get services web-app -o yaml
   svc-agent get backends -n kube-system   where its Services send to
   svc-agent get flows -o wide             who talks to whom, through what
+  svc-agent get nat                       which of them are masqueraded, and as what
   svc-agent get affinity                  which clients are bound to which backend")]
 pub struct Get {
     /// What to show.
@@ -230,6 +231,7 @@ pub enum What {
     Services,
     Backends,
     Flows,
+    Nat,
     Affinity,
 }
 

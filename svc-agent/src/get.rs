@@ -20,6 +20,7 @@ pub fn get(options: &Get) -> Result<()> {
         What::Affinity => {
             inspect::affinity(&pinned.affinities()?, &snapshot, filter, options.output)
         }
+        What::Nat => inspect::nat(&pinned.flows()?, &snapshot.services, filter, options.output),
         What::Flows => inspect::flows(&pinned.flows()?, &snapshot.services, filter, options.output),
     };
     print!("{text}");

@@ -1,12 +1,13 @@
-//! What people and scripts see of the maps: `svc-agent get services|backends|flows|affinity`. Pure: data in, text out; reading
+//! What people and scripts see of the maps: `svc-agent get services|backends|flows|nat|affinity`. Pure: data in, text out; reading
 //! the pinned maps is `dataplane`'s part.
 //!
 //! JSON and YAML are `{"items": […]}`; the fields of an item are those of [`ServiceItem`], [`BackendItem`],
-//! [`FlowItem`] and [`AffinityItem`], and only ever grow.
+//! [`FlowItem`], [`NatItem`] and [`AffinityItem`], and only ever grow.
 
 mod affinity;
 mod backends;
 mod flows;
+mod nat;
 mod services;
 mod table;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use svc_common::table::{Affinity, Flow, Frontend, FrontendKey, Scope, Source};
 pub use affinity::AffinityItem;
 pub use backends::BackendItem;
 pub use flows::FlowItem;
+pub use nat::NatItem;
 pub use services::ServiceItem;
 
 use crate::config::Output;
@@ -93,6 +95,16 @@ pub fn flows(
     output: Output,
 ) -> String {
     render(&flows::items(flows, services, filter), output)
+}
+
+/// Who is seen as somebody else. `services` is the content of SERVICES.
+pub fn nat(
+    flows: &Flows,
+    services: &BTreeMap<u32, String>,
+    filter: Filter<'_>,
+    output: Output,
+) -> String {
+    render(&nat::items(flows, services, filter), output)
 }
 
 /// Who is bound to which backend.

@@ -67,7 +67,7 @@ fn items(lab: &Lab, node: &str, more: &[&str]) -> Result<Vec<Value>> {
     let items = |list: Value| list["items"].as_array().cloned().context("no items");
     let (json, yaml) = (items(json)?, items(yaml)?);
     // Time passes between the two.
-    ensure!(more[0] == "flows" || json == yaml, "JSON and YAML differ");
+    ensure!(matches!(more[0], "flows" | "nat") || json == yaml, "JSON and YAML differ");
     Ok(json)
 }
 
@@ -190,6 +190,13 @@ fn flows(lab: &mut Lab) -> Result<()> {
         ours["backend"] == "10.244.1.10:8080" && ours["protocol"] == "TCP",
         "{ours}"
     );
+    let nat = items(lab, "node2", &["nat", "one-a", "-n", "default"])?;
+    ensure!(
+        nat.iter().any(|nat| nat["nat"] == ours["nat"]
+            && nat["client"] == ours["client"]
+            && nat["frontend"] == to.to_string()),
+        "no {ours} in {nat:?}"
+    );
     let table = get(lab, "node2", &["flows", "-o", "wide"])?;
     ensure!(
         has_row(&table, &[&to.to_string(), "10.244.1.10:8080"]),
@@ -212,7 +219,7 @@ fn wrong(lab: &mut Lab) -> Result<()> {
     fails(
         &lab.agent("node1", "get", &["pods"])?,
         2,
-        "services, backends, flows",
+        "services, backends, flows, nat, affinity",
     )?;
     fails(
         &lab.agent("node1", "get", &["services", "-o", "xml"])?,

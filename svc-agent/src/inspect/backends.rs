@@ -20,7 +20,7 @@ pub struct BackendItem {
     pub protocol: String,
     pub address: IpAddr,
     pub port: u16,
-    /// It runs on this node; `null` when no frontend sends to it, and nobody knows here.
+    /// It runs on this node; `null` when its slice does not say where, and nobody sends to it.
     pub local: Option<bool>,
     /// `active`: it gets new connections. `draining`: it serves what it has, its weight is 0. `unused`: it serves, but
     /// others are preferred (it is on its way out, or hints name others). `down`: it does not serve.
@@ -135,7 +135,13 @@ fn collect<F: Family>(
         let owner = Owner::of(key.service, &snapshot.services);
         if filter.shows(&owner) {
             let line = (owner, proto, F::addr_to_std(key.addr), key.port.get());
-            backends.entry(line).or_default().state = *state;
+            let known = backends.entry(line).or_default();
+            known.state = *state;
+            known.local = match state.flags & (backend_state::LOCAL | backend_state::REMOTE) {
+                backend_state::LOCAL => Some(true),
+                backend_state::REMOTE => Some(false),
+                _ => None,
+            };
         }
     }
     for (owner, key, frontend) in frontends(actual, &snapshot.services, filter) {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use svc_common::family::{Addr, Family};
+use svc_common::family::Family;
 use svc_common::table::{Flow, flow_flags, flow_state};
 
+use super::nat::seen_as;
 use super::{Filter, Flows, Item, Owner, protocol, socket};
 
 /// One connection through a Service on the packet path. Connections that the socket hook made are not among them: no
@@ -80,24 +81,24 @@ fn family<F: Family>(
 }
 
 fn item<F: Family>(flow: &Flow<F>, owner: Owner, now: u32) -> FlowItem {
-    let state = match flow.state() {
-        s if s & (flow_state::CLOSING | flow_state::BOTH_FIN) != 0 => "closing",
-        s if s & flow_state::ESTABLISHED != 0 => "established",
-        _ => "new",
-    };
-    let client = (flow.forward.src, flow.forward.sport);
-    let nat = (flow.reply.dst, flow.reply.dport);
-    let masqueraded = nat != client && nat.0 != F::Addr::UNSPECIFIED;
     FlowItem {
         namespace: owner.namespace,
         name: owner.name,
         port_name: owner.port,
         protocol: u8::try_from(flow.forward.proto).map_or_else(|_| "?".into(), protocol),
-        client: socket::<F>(client.0, client.1),
+        client: socket::<F>(flow.forward.src, flow.forward.sport),
         frontend: socket::<F>(flow.forward.dst, flow.forward.dport),
         backend: socket::<F>(flow.reply.src, flow.reply.sport),
-        nat: masqueraded.then(|| socket::<F>(nat.0, nat.1)),
-        state,
+        nat: seen_as(flow),
+        state: state(flow),
         idle_seconds: now.saturating_sub(flow.seen),
+    }
+}
+
+pub(super) fn state<F: Family>(flow: &Flow<F>) -> &'static str {
+    match flow.state() {
+        s if s & (flow_state::CLOSING | flow_state::BOTH_FIN) != 0 => "closing",
+        s if s & flow_state::ESTABLISHED != 0 => "established",
+        _ => "new",
     }
 }

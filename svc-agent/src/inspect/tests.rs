@@ -193,6 +193,25 @@ TCP        172.18.0.9:40000   172.18.0.2:30080   10.244.1.5:8080   established  
 }
 
 #[test]
+fn nat_shows_who_is_seen_as_somebody_else_and_whoever_still_has_a_port() {
+    let services = BTreeMap::from([(1, "default/web:http/TCP".to_owned())]);
+    let mut flows = flow_table();
+    let mut direct = flows.v4[0];
+    direct.reply.dst = direct.forward.src;
+    direct.reply.dport = direct.forward.sport;
+    flows.v4[1].reply.dport = NetPort::new(50001);
+    flows.v4.push(direct);
+    assert_eq!(
+        nat(&flows, &services, Filter::default(), Output::Wide),
+        "\
+PROTOCOL   NAT                CLIENT             BACKEND           STATE         IDLE   FRONTEND           NAMESPACE   NAME
+TCP        172.18.0.2:50000   172.18.0.9:40000   10.244.1.5:8080   established   2s     172.18.0.2:30080   default     web:http
+TCP        172.18.0.2:50001   172.18.0.9:40000   10.244.1.5:8080   established   2s     172.18.0.2:30080   default     web:http
+"
+    );
+}
+
+#[test]
 fn a_flow_of_a_service_that_is_gone_is_still_shown() {
     let text = flows(
         &flow_table(),
