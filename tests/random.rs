@@ -6,6 +6,7 @@
 pub mod agree;
 pub mod ask;
 pub mod draw;
+pub mod foretell;
 pub mod game;
 pub mod host;
 pub mod objects;

@@ -10,6 +10,7 @@ mod ranges;
 mod tests;
 
 pub use annotations::ALGORITHM;
+pub(crate) use endpoints::standing;
 pub use frontends::node_port_addresses;
 pub use health::health_check;
 

@@ -4,12 +4,14 @@ mod cidr;
 mod duration;
 mod file;
 mod glob;
+mod look;
 #[cfg(test)]
 mod tests;
 
 pub use cidr::Cidr;
 pub use duration::Seconds;
 pub use glob::Glob;
+pub use look::{Describe, Described, Diff, Explain, Form, Look};
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -35,6 +37,9 @@ Examples:
   svc-agent check                        can this node run it?
   svc-agent run --manifests examples     serve the Services of a folder
   svc-agent get services                 what is being served
+  svc-agent explain svc/default/web:80   what would become of a packet, and why
+  svc-agent describe service web         one Service, as the maps have it
+  svc-agent diff                         do the maps say what the API says?
   svc-agent cleanup                      leave nothing behind"
 )]
 pub struct Cli {
@@ -48,6 +53,12 @@ pub enum Verb {
     Run(Box<Run>),
     /// Read what the maps say. Needs no running agent.
     Get(Get),
+    /// Say what would happen to a packet, at each hook, and why. Needs no running agent.
+    Explain(Box<Explain>),
+    /// Show one Service: its frontends, its endpoints with the reason each one is in or out, its connections.
+    Describe(Describe),
+    /// Compare the maps with what the API server, or a folder of manifests, says.
+    Diff(Box<Diff>),
     /// Test whether this node can run the agent and say what to do where it cannot.
     Check(Check),
     /// Remove every program, map and pin of the agent.
@@ -161,12 +172,17 @@ pub struct Run {
 impl Run {
     /// What endpoints call this node: the flag or NODE_NAME, else the host's name, in lower case as kubelet writes it.
     pub fn node_name(&self) -> Result<String, std::io::Error> {
-        let name = match &self.hostname_override {
-            Some(name) => name.clone(),
-            None => std::fs::read_to_string("/proc/sys/kernel/hostname")?,
-        };
-        Ok(name.trim().to_lowercase())
+        node_name(self.hostname_override.as_deref())
     }
+}
+
+/// What endpoints call a node: the name given, else the host's, in lower case as kubelet writes it.
+pub fn node_name(given: Option<&str>) -> Result<String, std::io::Error> {
+    let name = match given {
+        Some(name) => name.to_owned(),
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname")?,
+    };
+    Ok(name.trim().to_lowercase())
 }
 
 #[derive(Clone, Debug, Args)]
@@ -328,22 +344,26 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Erro
     let cli = Cli::try_parse_from(&argv)?;
     let file = match &cli.verb {
         Verb::Run(run) => run.config.clone(),
-        Verb::Get(_) | Verb::Check(_) | Verb::Cleanup(_) => None,
+        Verb::Diff(diff) => diff.run.config.clone(),
+        _ => None,
     };
     let cli = match file {
         Some(path) => file::parse_with(argv, &path)?,
         None => cli,
     };
-    match &cli.verb {
-        Verb::Run(run) if run.cluster_cidr.len() > MAX_CLUSTER_RANGES as usize => {
-            Err(Cli::command().error(
-                ErrorKind::TooManyValues,
-                format!(
-                    "--cluster-cidr names {} ranges, and {MAX_CLUSTER_RANGES} are the most; join neighbours into larger ones",
-                    run.cluster_cidr.len()
-                ),
-            ))
-        }
-        Verb::Run(_) | Verb::Get(_) | Verb::Check(_) | Verb::Cleanup(_) => Ok(cli),
+    let run = match &cli.verb {
+        Verb::Run(run) => run,
+        Verb::Diff(diff) => &diff.run,
+        _ => return Ok(cli),
+    };
+    if run.cluster_cidr.len() > MAX_CLUSTER_RANGES as usize {
+        return Err(Cli::command().error(
+            ErrorKind::TooManyValues,
+            format!(
+                "--cluster-cidr names {} ranges, and {MAX_CLUSTER_RANGES} are the most; join neighbours into larger ones",
+                run.cluster_cidr.len()
+            ),
+        ));
     }
+    Ok(cli)
 }

@@ -6,6 +6,7 @@
 mod error;
 mod flows;
 mod links;
+mod look;
 mod maps;
 mod sys;
 
@@ -22,6 +23,7 @@ use svc_common::table::{BOUNCE, NodeConfig};
 pub use error::Error;
 pub use flows::FlowTable;
 pub use links::{BIND_HOOKS, Hook, SOCKET_HOOKS, XdpMode, has_other_tcx, load_program};
+pub use look::Attached;
 pub use maps::Deserted;
 
 use crate::connections::Connections;
@@ -102,15 +104,7 @@ impl Dataplane {
 
     /// How many entries the pinned maps have room for.
     pub fn capacities(&self) -> Result<Capacities, Error> {
-        let entries = |name| Ok::<_, Error>(pinned_info(&self.folder, name)?.max_entries());
-        Ok(Capacities {
-            frontends: entries("FRONTENDS_V4")?,
-            addresses: entries("ADDRESSES_V4")?,
-            slots: entries("SLOTS_V4")?,
-            services: entries("SERVICES")?,
-            backends: entries("BACKENDS_V4")?,
-            ranges: entries("RANGES_V4")?,
-        })
+        capacities(&self.folder)
     }
 
     /// Writes changes in their order.
@@ -194,6 +188,18 @@ impl Dataplane {
     }
 }
 
+fn capacities(folder: &Path) -> Result<Capacities, Error> {
+    let entries = |name| Ok::<_, Error>(pinned_info(folder, name)?.max_entries());
+    Ok(Capacities {
+        frontends: entries("FRONTENDS_V4")?,
+        addresses: entries("ADDRESSES_V4")?,
+        slots: entries("SLOTS_V4")?,
+        services: entries("SERVICES")?,
+        backends: entries("BACKENDS_V4")?,
+        ranges: entries("RANGES_V4")?,
+    })
+}
+
 /// Every map that outlives the agent, and its pin below `root`.
 pub fn pins(root: &Path) -> impl Iterator<Item = (&'static str, PathBuf)> {
     let folder = root.join(VERSION).join("maps");
@@ -204,6 +210,8 @@ pub fn pins(root: &Path) -> impl Iterator<Item = (&'static str, PathBuf)> {
 
 /// The pinned maps, read without a running agent.
 pub struct Pinned {
+    /// The folder of pins.
+    folder: PathBuf,
     maps: Maps,
 }
 
@@ -216,6 +224,7 @@ impl Pinned {
         check_layout(&folder)?;
         Ok(Self {
             maps: Maps::take(&mut folder.as_path())?,
+            folder: root.join(VERSION),
         })
     }
 

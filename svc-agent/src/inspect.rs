@@ -9,6 +9,7 @@ mod backends;
 mod flows;
 mod nat;
 mod services;
+pub mod standing;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use backends::BackendItem;
 pub use flows::FlowItem;
 pub use nat::NatItem;
 pub use services::ServiceItem;
+pub use table::columns;
 
 use crate::config::Output;
 use crate::desired::Protocol;
@@ -80,6 +82,27 @@ impl Filter<'_> {
 /// Every frontend of every Service.
 pub fn services(snapshot: &Snapshot, filter: Filter<'_>, output: Output) -> String {
     render(&services::items(snapshot, filter), output)
+}
+
+/// The same as values.
+pub fn service_items(snapshot: &Snapshot, filter: Filter<'_>) -> Vec<ServiceItem> {
+    services::items(snapshot, filter)
+}
+
+pub fn flow_items(
+    flows: &Flows,
+    services: &BTreeMap<u32, String>,
+    filter: Filter<'_>,
+) -> Vec<FlowItem> {
+    flows::items(flows, services, filter)
+}
+
+pub fn affinity_items(
+    affinities: &Affinities,
+    snapshot: &Snapshot,
+    filter: Filter<'_>,
+) -> Vec<AffinityItem> {
+    affinity::items(affinities, snapshot, filter)
 }
 
 /// Where every service port sends.

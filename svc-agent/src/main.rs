@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use svc_agent::config::{self, Verb};
-use svc_agent::{check, dataplane, get, run};
+use svc_agent::{check, dataplane, describe, diff, explain, get, run};
 
 fn main() -> ExitCode {
     let cli = match config::parse(std::env::args_os()) {
@@ -12,17 +12,21 @@ fn main() -> ExitCode {
         // 0 for --help and --version, 2 for what cannot be understood.
         Err(error) => error.exit(),
     };
+    let done = |()| ExitCode::SUCCESS;
     let result = match &cli.verb {
         Verb::Run(options) => {
             log(options.verbosity);
-            serve(options)
+            serve(options).map(done)
         }
-        Verb::Get(options) => get::get(options),
-        Verb::Check(options) => check::check(options),
-        Verb::Cleanup(options) => cleanup(options),
+        Verb::Get(options) => get::get(options).map(done),
+        Verb::Explain(options) => explain::explain(options),
+        Verb::Describe(options) => describe::describe(options).map(done),
+        Verb::Diff(options) => diff::diff(options),
+        Verb::Check(options) => check::check(options).map(done),
+        Verb::Cleanup(options) => cleanup(options).map(done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("svc-agent: {}", one_line(&error));
             ExitCode::FAILURE

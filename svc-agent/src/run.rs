@@ -35,6 +35,7 @@ use pace::Pace;
 use past::Past;
 use recount::Recount;
 
+pub(crate) use facts::{facts, node_ips};
 pub use start::cgroup_root;
 
 /// Events that come together are planned together: a change goes at once when the last one is so long ago; in a storm
@@ -332,7 +333,8 @@ impl<'a> Agent<'a> {
     }
 }
 
-fn cluster(options: &Run, node_name: String) -> Cluster {
+/// Nothing is known of the cluster yet; what of it matters, the settings say.
+pub(crate) fn cluster(options: &Run, node_name: String) -> Cluster {
     let cluster = Cluster::new(node_name);
     if options.dsr == Dsr::Off {
         cluster

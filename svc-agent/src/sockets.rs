@@ -1,6 +1,10 @@
 //! Sockets that are connected to a backend which no longer serves (D7 for `--socket-lb all`): no packet of theirs is
 //! ever seen by the packet path, so they are aborted, and the application connects anew.
 
+mod live;
+
+pub use live::{Connected, Live, live};
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -209,8 +213,12 @@ fn peer(family: i32, id: &[u8]) -> Option<([u32; 2], SocketAddr)> {
 }
 
 fn request(family: i32, states: u32, id: &[u8]) -> Vec<u8> {
+    request_of(family, svc_common::table::UDP, states, id)
+}
+
+fn request_of(family: i32, protocol: u8, states: u32, id: &[u8]) -> Vec<u8> {
     let mut body = Vec::with_capacity(ID + ID_LEN);
-    body.extend([family.to_ne_bytes()[0], svc_common::table::UDP, 0, 0]);
+    body.extend([family.to_ne_bytes()[0], protocol, 0, 0]);
     body.extend(states.to_ne_bytes());
     body.extend(id);
     body

@@ -4,6 +4,7 @@
 pub mod convert;
 pub mod kube;
 pub mod manifests;
+pub mod once;
 
 /// How many events may wait to be taken in.
 pub const QUEUE: usize = 1024;

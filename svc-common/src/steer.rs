@@ -22,9 +22,10 @@ use crate::wire::{self, tcp};
 
 /// Who sends a packet that opens a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Client {
+pub enum Client {
     Pod,
     Node,
+    /// It came in by one of the node's outside devices.
     Outside,
 }
 
@@ -217,7 +218,7 @@ fn assign<F: Family>(
 /// Which frontends a client is shown. A pod of another node asks as a pod of this one does, where `--cluster-cidr` tells
 /// it from the rest of the world (B7).
 #[inline(always)]
-fn scope<F: Family>(client: Client, addr: &F::Addr, tables: &impl Tables<F>) -> Scope {
+pub fn scope<F: Family>(client: Client, addr: &F::Addr, tables: &impl Tables<F>) -> Scope {
     if client == Client::Outside
         && has(tables, node_flags::CLUSTER_CIDR)
         && in_range(CLUSTER, addr, tables)

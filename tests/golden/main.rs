@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod dump;
+mod explain;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -59,6 +60,10 @@ fn run(case: &str) {
         &folder.join("maps.txt"),
         &dump::text(&first.planner, &refusals),
     );
+
+    if let Some(answers) = explain::answers(&folder, &events, &first.planner) {
+        compare(&folder.join("explain.txt"), &answers);
+    }
 
     // The same is heard again, by an agent that finds the maps as they are.
     let (v4, v6) = (first.planner.v4().clone(), first.planner.v6().clone());
@@ -122,6 +127,7 @@ cases! {
     a_service_without_endpoints_is_refused_at_once = "empty-endpoints";
     only_ready_endpoints_are_used = "readiness";
     pods_answer_by_label_and_readiness = "pods-by-selector";
+    a_selector_that_matches_nothing_is_told_what_there_is = "selector-typo";
     a_named_port_can_be_another_number_on_each_pod = "named-ports-per-pod";
     each_family_has_its_own_endpoints = "dual-stack";
     external_policy_local_keeps_outside_traffic_on_the_node = "etp-local";

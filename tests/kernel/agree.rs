@@ -1,19 +1,22 @@
 //! Random clusters once more, now on the loaded programs too: host, kernel and model must agree. `connect()` is the
 //! host's part: the kernel has no test run for cgroup programs, which the net layer tries with real sockets.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use svc_common::family::{V4, V6};
+use svc_common::memory::Memory;
 use svc_common::reason::Reason;
 use svc_tests::model::objects::From;
 use svc_tests::random::agree::{Call, Seen, Sent, Side, Tally};
+use svc_tests::random::foretell;
 use svc_tests::random::host::Host;
 use svc_tests::random::run;
 use svc_tests::random::tables::Tables;
 
 use crate::host::Program;
 use crate::host::action::{NEXT, SHOT, XDP_DROP, XDP_PASS};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Keyed};
 use crate::network::{Network, within};
 
 struct Loaded {
@@ -23,7 +26,11 @@ struct Loaded {
     reasons: Vec<u64>,
     /// Every other packet from outside meets XDP before.
     xdp: bool,
+    sent: u64,
 }
+
+/// Of so many packets one is foretold by `explain`, from the kernel's own maps.
+const FORETOLD: u64 = 16;
 
 impl Loaded {
     fn new(network: &Network) -> Self {
@@ -35,6 +42,7 @@ impl Loaded {
             kernel,
             tables: Tables::default(),
             xdp: false,
+            sent: 0,
         }
     }
 
@@ -80,6 +88,40 @@ impl Loaded {
         );
         ends(&after)
     }
+
+    fn carry(&mut self, sent: &Sent) -> Seen {
+        match sent.from {
+            From::Pod => self.run(Program::PodIngress, &sent.frame),
+            From::Node => self.run(Program::NodeEgress, &sent.frame),
+            From::OtherPod | From::Outside => {
+                self.xdp = !self.xdp;
+                if self.xdp
+                    && let seen @ Seen::Sent { .. } = self.run(Program::NodeXdp, &sent.frame)
+                {
+                    return seen;
+                }
+                self.run(Program::NodeIngress, &sent.frame)
+            }
+        }
+    }
+
+    /// With what the programs have written since.
+    fn remembered<F: Keyed>(&mut self, mut tables: Memory<F>) -> Memory<F> {
+        let flows = self.kernel.flows::<F>().all().into_iter();
+        tables.flows = RefCell::new(flows.map(|flow| (*flow.own_key(), flow)).collect());
+        let affinities = self.kernel.affinities::<F>();
+        let affinities = affinities.iter().map(|entry| entry.expect("readable"));
+        tables.affinities = RefCell::new(affinities.collect());
+        let backends = self.kernel.backends::<F>();
+        let backends = backends.iter().map(|entry| entry.expect("readable"));
+        tables.backends = RefCell::new(backends.collect());
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+        tables
+            .now
+            .set(now.expect("there is a clock").tv_sec() as u32);
+        tables.epoch.set(self.kernel.epoch());
+        tables
+    }
 }
 
 /// Source and destination of a frame without IP options.
@@ -124,19 +166,23 @@ impl Side for Loaded {
     }
 
     fn send(&mut self, sent: &Sent) -> Seen {
-        match sent.from {
-            From::Pod => self.run(Program::PodIngress, &sent.frame),
-            From::Node => self.run(Program::NodeEgress, &sent.frame),
-            From::OtherPod | From::Outside => {
-                self.xdp = !self.xdp;
-                if self.xdp
-                    && let seen @ Seen::Sent { .. } = self.run(Program::NodeXdp, &sent.frame)
-                {
-                    return seen;
-                }
-                self.run(Program::NodeIngress, &sent.frame)
-            }
+        self.sent += 1;
+        if !self.sent.is_multiple_of(FORETOLD) {
+            return self.carry(sent);
         }
+        let may = if sent.to.is_ipv6() {
+            let tables = self.tables.v6.clone();
+            foretell::packet(&self.remembered(tables), sent)
+        } else {
+            let tables = self.tables.v4.clone();
+            foretell::packet(&self.remembered(tables), sent)
+        };
+        let seen = self.carry(sent);
+        assert!(
+            may.contains(&seen),
+            "{sent:?}: {seen:?}, and explain said {may:?}"
+        );
+        seen
     }
 
     fn connect(&mut self, _: &Call) -> Option<Result<Option<SocketAddr>, Reason>> {

@@ -200,6 +200,10 @@ impl Kernel {
         FlowTable::of(&mut self.ebpf).expect("in the object")
     }
 
+    pub(crate) fn epoch(&mut self) -> u16 {
+        self.array::<u32>("EPOCH").get(&0, 0).expect("in range") as u16
+    }
+
     /// The counters of all CPUs together.
     pub(crate) fn reasons(&self) -> Vec<u64> {
         let counters =

@@ -67,7 +67,10 @@ fn items(lab: &Lab, node: &str, more: &[&str]) -> Result<Vec<Value>> {
     let items = |list: Value| list["items"].as_array().cloned().context("no items");
     let (json, yaml) = (items(json)?, items(yaml)?);
     // Time passes between the two.
-    ensure!(matches!(more[0], "flows" | "nat") || json == yaml, "JSON and YAML differ");
+    ensure!(
+        matches!(more[0], "flows" | "nat") || json == yaml,
+        "JSON and YAML differ"
+    );
     Ok(json)
 }
 

@@ -7,6 +7,7 @@ mod churn;
 mod dsr;
 mod ends;
 mod errors;
+mod explain;
 mod facts;
 mod gone;
 mod inspect;
@@ -162,6 +163,7 @@ fn main() {
             churn::CASES,
             ends::CASES,
             inspect::CASES,
+            explain::CASES,
             checks::CASES,
             facts::CASES,
             life::CASES,

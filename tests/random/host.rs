@@ -1,6 +1,6 @@
 //! svc-common on the host as one side of the comparison.
 
-use svc_common::family::{Family, Port};
+use svc_common::family::{Addr, Family, Port};
 use svc_common::memory::Memory;
 use svc_common::packet::Packet as Bytes;
 use svc_common::reason::{Aside, Reason};
@@ -12,6 +12,7 @@ use svc_common::wire::ETH_LEN;
 use std::net::SocketAddr;
 
 use super::agree::{Call, Seen, Sent, Side};
+use super::foretell;
 use super::tables::{NETNS, Tables};
 use crate::model::objects::{From, Protocol};
 
@@ -19,7 +20,12 @@ use crate::model::objects::{From, Protocol};
 #[derive(Default)]
 pub struct Host {
     tables: Tables,
+    /// How many packets and calls there were.
+    asked: u64,
 }
+
+/// Every so often, `explain` has to know before what will become of it.
+const FORETOLD: u64 = 4;
 
 impl Side for Host {
     fn name(&self) -> &'static str {
@@ -37,20 +43,24 @@ impl Side for Host {
     }
 
     fn send(&mut self, sent: &Sent) -> Seen {
+        self.asked += 1;
+        let foretold = self.asked.is_multiple_of(FORETOLD);
         if sent.to.is_ipv6() {
-            packet(&self.tables.v6, sent)
+            send(&self.tables.v6, sent, foretold)
         } else {
-            packet(&self.tables.v4, sent)
+            send(&self.tables.v4, sent, foretold)
         }
     }
 
     fn connect(&mut self, call: &Call) -> Option<Result<Option<SocketAddr>, Reason>> {
         self.tables.v4.config.as_mut().expect("loaded").socket_lb = call.mode;
         self.tables.v6.config.as_mut().expect("loaded").socket_lb = call.mode;
+        self.asked += 1;
+        let foretold = self.asked.is_multiple_of(FORETOLD);
         Some(if call.to.is_ipv6() {
-            connect(&self.tables.v6, call)
+            call_out(&self.tables.v6, call, foretold)
         } else {
-            connect(&self.tables.v4, call)
+            call_out(&self.tables.v4, call, foretold)
         })
     }
 
@@ -59,6 +69,35 @@ impl Side for Host {
         self.tables.v4.now.set(now);
         self.tables.v6.now.set(now);
     }
+}
+
+fn send<F: Family>(tables: &Memory<F>, sent: &Sent, foretold: bool) -> Seen {
+    let may = foretold.then(|| foretell::packet(tables, sent));
+    let seen = packet(tables, sent);
+    if let Some(may) = may {
+        assert!(
+            may.contains(&seen),
+            "{sent:?}: {seen:?}, and explain said {may:?}"
+        );
+    }
+    seen
+}
+
+fn call_out<F: Family>(
+    tables: &Memory<F>,
+    call: &Call,
+    foretold: bool,
+) -> Result<Option<SocketAddr>, Reason> {
+    let anybody = F::addr_to_std(F::Addr::UNSPECIFIED);
+    let may = foretold.then(|| foretell::connect(tables, call, anybody));
+    let done = connect(tables, call);
+    if let Some(may) = may {
+        assert!(
+            may.contains(&done),
+            "{call:?}: {done:?}, and explain said {may:?}"
+        );
+    }
+    done
 }
 
 fn packet<F: Family>(tables: &Memory<F>, sent: &Sent) -> Seen {

@@ -200,7 +200,7 @@ impl Topology {
         };
         let mut command = self.command(node, agent)?;
         command.arg(verb).arg("--bpf-root").arg(self.bpf_root(node));
-        if verb == "run" {
+        if matches!(verb, "run" | "diff") {
             command
                 .arg("--hostname-override")
                 .arg(node)

@@ -138,7 +138,7 @@ fn candidates<'a>(
 
 /// Of two copies of an endpoint (a move between slices is in progress) the better one wins, first of all one that is
 /// not terminating (A5).
-pub(super) fn standing(endpoint: &cluster::Endpoint) -> (bool, bool, bool) {
+pub(crate) fn standing(endpoint: &cluster::Endpoint) -> (bool, bool, bool) {
     (!endpoint.terminating, endpoint.ready, endpoint.serving)
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::Cli;
 
-/// Parses a command line of `run` again, with the file's settings for the flags that it does not have.
+/// Parses a command line of `run`, or of a verb that takes its flags, again, with the file's settings for the flags that it does not have.
 pub(super) fn parse_with(mut argv: Vec<OsString>, path: &Path) -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
     command.build();
@@ -48,15 +48,13 @@ fn flags(
     name: &str,
     value: &Value,
 ) -> Result<Vec<OsString>, String> {
-    let run = command.find_subcommand("run").expect("run is a verb");
-    let arg = run
+    let (verb, given) = matches.subcommand().expect("a verb is required");
+    let verb = command.find_subcommand(verb).expect("it was parsed");
+    let arg = verb
         .get_arguments()
-        .find(|arg| arg.get_long() == Some(name) && !["help", "config"].contains(&name));
+        .find(|arg| arg.get_long() == Some(name) && !["help", "config", "output"].contains(&name));
     let arg = arg.ok_or_else(|| format!("{name} is no setting; see svc-agent run --help"))?;
-    let given = matches
-        .subcommand_matches("run")
-        .and_then(|run| run.value_source(arg.get_id().as_str()));
-    if given == Some(ValueSource::CommandLine) {
+    if given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine) {
         return Ok(Vec::new());
     }
     let flags = match value {

@@ -108,10 +108,7 @@ fn values_that_are_not_true_today_are_usage_errors() {
     ] {
         run(line).unwrap_err();
     }
-    assert!(
-        parsed(&["svc-agent", "explain", "x"]).is_err(),
-        "not a verb yet"
-    );
+    assert!(parsed(&["svc-agent", "shadow"]).is_err(), "not a verb yet");
     for dsr in ["off", "ipip", "geneve"] {
         assert!(run(&["--dsr", dsr]).is_ok());
     }
@@ -216,4 +213,22 @@ fn the_clusters_ranges_are_few_enough_to_have_room() {
     assert_eq!(ranges(256).unwrap().cluster_cidr.len(), 256);
     let error = ranges(257).unwrap_err();
     assert!(error.contains("--cluster-cidr names 257 ranges"), "{error}");
+}
+
+#[test]
+fn diff_takes_the_settings_that_the_agent_runs_with() {
+    let file = File::new(
+        "diff",
+        "node-ip: [192.0.2.1]\nxdp: off\nmanifests: examples\n",
+    );
+    let cli = parsed(&["svc-agent", "diff", "--config", file.path(), "-o", "json"]).unwrap();
+    let Verb::Diff(diff) = cli.verb else {
+        panic!("not diff: {cli:?}");
+    };
+    assert_eq!(diff.run.node_ip, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(diff.run.manifests, Some("examples".into()));
+    assert_eq!(diff.output, Form::Json);
+    let wrong = File::new("diff-wrong", "output: json\n");
+    let error = parsed(&["svc-agent", "diff", "--config", wrong.path()]).unwrap_err();
+    assert!(error.contains("output is no setting"), "{error}");
 }

@@ -4,6 +4,7 @@ mod batch;
 mod family;
 mod filter;
 mod foreign;
+mod look;
 mod sockets;
 
 pub(super) use filter::Filters;
@@ -245,11 +246,7 @@ impl Maps {
     }
 
     pub(super) fn set_peers(&mut self, wanted: &BTreeSet<u32>) -> Result<(), Error> {
-        let actual: BTreeSet<u32> = self
-            .peers
-            .keys()
-            .collect::<Result<_, _>>()
-            .map_err(failing("read", "PEERS"))?;
+        let actual = self.peers()?;
         for ifindex in actual.difference(wanted) {
             gone(self.peers.remove(ifindex)).map_err(failing("write", "PEERS"))?;
         }

@@ -1,16 +1,18 @@
 //! The node as it is now: its devices get their hooks, its addresses and its zone become facts to compile by.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::Result;
 
 use super::{Agent, COALESCE, RETRY};
+use crate::cluster::Cluster;
 use crate::compile::{Facts, node_port_addresses};
-use crate::config::Xdp;
+use crate::config::{Run, Xdp};
 use crate::dataplane;
 use crate::desired::{Fault, Refusal};
-use crate::node::{self, Reached, Watch};
+use crate::node::{self, Devices, Reached, Watch};
 
 impl Agent<'_> {
     /// Reads the node again after netlink said that something changed, or that it has nothing more to say.
@@ -51,15 +53,8 @@ impl Agent<'_> {
         }
     }
 
-    /// What the node is known by: told, or by its object, or as its default route has it.
     pub(super) fn node_ips(&self) -> Vec<IpAddr> {
-        if !self.options.node_ip.is_empty() {
-            return self.options.node_ip.clone();
-        }
-        match self.reconciler.cluster.node() {
-            Some(node) if !node.addresses.is_empty() => node.addresses.clone(),
-            _ => node::default_addresses(&self.devices),
-        }
+        node_ips(self.options, &self.reconciler.cluster, &self.devices)
     }
 
     /// Puts the programs where the devices are now.
@@ -109,26 +104,54 @@ impl Agent<'_> {
     }
 
     fn node_port_addresses(&self, node_ips: &[IpAddr]) -> Vec<IpAddr> {
-        let local: Vec<IpAddr> = node::own_addresses(&self.devices).into_iter().collect();
-        node_port_addresses(&self.options.nodeport_addresses, node_ips, &local)
+        served_addresses(self.options, &self.devices, node_ips)
     }
 
     pub(super) fn take_facts(&mut self) {
-        let node_ips = self.attached_for.clone();
-        let own = node::own_addresses(&self.devices);
-        let node = self.reconciler.cluster.node();
+        let cluster = &self.reconciler.cluster;
         self.health
-            .node_doomed(node.is_some_and(|node| node.doomed));
-        let facts = Facts {
-            node_name: self.reconciler.cluster.node_name().to_owned(),
-            zone: node.and_then(|node| node.zone()).map(str::to_owned),
-            node_port_addresses: self.node_port_addresses(&node_ips),
-            node_addresses: node_ips.clone(),
-            external_cluster_ip: self.options.external_cluster_ip,
-        };
-        let all = own.into_iter().chain(node_ips).collect();
+            .node_doomed(cluster.node().is_some_and(|node| node.doomed));
+        let (facts, all) = facts(self.options, cluster, &self.devices, &self.attached_for);
         self.reconciler.set_facts(facts, all);
     }
+}
+
+/// What the node is known by: told, or by its object, or as its default route has it.
+pub(crate) fn node_ips(options: &Run, cluster: &Cluster, devices: &Devices) -> Vec<IpAddr> {
+    if !options.node_ip.is_empty() {
+        return options.node_ip.clone();
+    }
+    match cluster.node() {
+        Some(node) if !node.addresses.is_empty() => node.addresses.clone(),
+        _ => node::default_addresses(devices),
+    }
+}
+
+/// Where NodePorts are served.
+fn served_addresses(options: &Run, devices: &Devices, node_ips: &[IpAddr]) -> Vec<IpAddr> {
+    let local: Vec<IpAddr> = node::own_addresses(devices).into_iter().collect();
+    node_port_addresses(&options.nodeport_addresses, node_ips, &local)
+}
+
+/// What to compile by, and all addresses of the node.
+pub(crate) fn facts(
+    options: &Run,
+    cluster: &Cluster,
+    devices: &Devices,
+    node_ips: &[IpAddr],
+) -> (Facts, BTreeSet<IpAddr>) {
+    let facts = Facts {
+        node_name: cluster.node_name().to_owned(),
+        zone: cluster
+            .node()
+            .and_then(|node| node.zone())
+            .map(str::to_owned),
+        node_port_addresses: served_addresses(options, devices, node_ips),
+        node_addresses: node_ips.to_vec(),
+        external_cluster_ip: options.external_cluster_ip,
+    };
+    let own = node::own_addresses(devices).into_iter();
+    (facts, own.chain(node_ips.iter().copied()).collect())
 }
 
 /// The device went after it was listed: the kernel is about to say so.

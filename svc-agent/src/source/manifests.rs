@@ -10,6 +10,8 @@ mod text;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
@@ -18,6 +20,7 @@ use crate::cluster::{Change, Event};
 use crate::desired::Refusal;
 use crate::refusals::Refusals;
 use folder::{Folder, Objects};
+use text::Object;
 
 /// Writers make several events of one change: the folder is read when it was quiet for so long.
 const QUIET: Duration = Duration::from_millis(20);
@@ -71,6 +74,36 @@ pub fn read(dir: &Path) -> Result<(Vec<Event>, Vec<Refusal>), Error> {
     std::fs::read_dir(&dir).map_err(|e| Error::Folder(dir.clone(), e))?;
     let (objects, refusals) = Folder::new(dir).read();
     Ok((news(None, &objects), refusals))
+}
+
+/// What a folder holds, for people to ask about.
+pub struct Seen {
+    pub events: Vec<Event>,
+    pub refusals: Vec<Refusal>,
+    pub pods: Vec<Pod>,
+    pub slices: Vec<EndpointSlice>,
+}
+
+/// As [`read`], with the objects that an agent makes no further use of.
+pub fn read_all(dir: &Path) -> Result<Seen, Error> {
+    let dir = std::path::absolute(dir).map_err(|e| Error::Folder(dir.to_owned(), e))?;
+    std::fs::read_dir(&dir).map_err(|e| Error::Folder(dir.clone(), e))?;
+    let mut folder = Folder::new(dir);
+    let (objects, refusals) = folder.read();
+    let mut seen = Seen {
+        events: news(None, &objects),
+        refusals,
+        pods: Vec::new(),
+        slices: Vec::new(),
+    };
+    for object in folder.objects() {
+        match object {
+            Object::Pod(pod) => seen.pods.push((**pod).clone()),
+            Object::Slice(slice) => seen.slices.push((**slice).clone()),
+            Object::Service(_) | Object::Node(_) | Object::Other(_) => (),
+        }
+    }
+    Ok(seen)
 }
 
 /// What differs from what was said last. Endpoints come before the Services that need them.

@@ -28,7 +28,7 @@ const XDP: u32 = 37;
 
 impl Hook {
     /// The program that belongs there.
-    pub(super) const fn program(self) -> &'static str {
+    pub(in crate::dataplane) const fn program(self) -> &'static str {
         match self {
             Hook::PodIngress => "pod_ingress",
             Hook::PodEgress => "pod_egress",
@@ -63,7 +63,7 @@ impl Hook {
     }
 
     /// How its pin is called, beside the device's index. A dot is not allowed on bpffs.
-    pub(super) const fn pin_name(self) -> &'static str {
+    pub(in crate::dataplane) const fn pin_name(self) -> &'static str {
         match self {
             Hook::Xdp(XdpMode::Native) => "node_xdp_native",
             Hook::Xdp(XdpMode::Generic) => "node_xdp_generic",
@@ -76,7 +76,7 @@ impl Hook {
         format!("{}@{ifindex}", self.pin_name())
     }
 
-    pub(super) const ALL: [Hook; 8] = [
+    pub(in crate::dataplane) const ALL: [Hook; 8] = [
         Hook::PodIngress,
         Hook::PodEgress,
         Hook::NodeIngress,

@@ -65,6 +65,11 @@ impl Folder {
         (objects, refusals)
     }
 
+    /// What the files said when they were read.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.files.values().flat_map(|file| &file.objects)
+    }
+
     fn read_file(&mut self, path: PathBuf) {
         let bytes = match contents(&path) {
             Ok(Some(bytes)) => bytes,

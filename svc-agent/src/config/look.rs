@@ -1,0 +1,110 @@
+//! The verbs that hold the maps against something: a packet, or what the cluster says.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{DEFAULT_BPF_ROOT, Run};
+use crate::explain::{Origin, Target};
+
+/// Where the cluster's objects are asked for. All of these mean what they mean to `run`.
+#[derive(Clone, Debug, Args)]
+pub struct Look {
+    /// Kubeconfig of the API server, as for `run` [default: the pod's service account, if there is one].
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Folder of manifests, as for `run`.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Name of this node, as for `run` [default: the host's name].
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub hostname_override: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svc-agent explain 10.96.0.10:53/udp                     of a process of this node
+  svc-agent explain --from 10.244.1.7 10.96.0.1:443       of a pod, a node or an outside client: the address tells
+  svc-agent explain --from pod/shop/cart-0 svc/shop/web:80
+  svc-agent explain --from 192.0.2.7:40000 172.18.0.11:30080 -o json
+  svc-agent explain --manifests examples web.shop.svc:http
+
+The answer comes from the pinned maps of this node, by the code that the kernel runs; no agent is needed, and nothing is
+changed. With an API server or a folder of manifests there are also names of Pods, and exact reasons.
+
+Exits 0 when it could answer, whatever the answer is; with --exit-code 1 when the packet would be refused or dropped.")]
+pub struct Explain {
+    /// Where the packet goes: HOST:PORT, svc/NAMESPACE/NAME:PORT or NAME.NAMESPACE.svc:PORT, with /tcp, /udp or /sctp
+    /// behind it [default: tcp, or what the Service's port is].
+    #[arg(value_name = "TARGET")]
+    pub target: Target,
+    /// Where it comes from: IP, IP:PORT or pod/NAMESPACE/NAME [default: a process of this node].
+    #[arg(long, value_name = "CLIENT")]
+    pub from: Option<Origin>,
+    #[command(flatten)]
+    pub look: Look,
+    #[arg(short = 'o', long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
+    /// Exit with 1 when the packet would be refused or dropped.
+    #[arg(long)]
+    pub exit_code: bool,
+    /// Folder of the pinned maps.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_BPF_ROOT)]
+    pub bpf_root: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svc-agent diff                                      in the agent's pod: the maps against the API server
+  svc-agent diff --config /etc/svcplane/config.yaml   with the settings that the agent runs with
+  svc-agent diff --manifests examples -o json
+
+It takes the flags of `run`, because what the maps should say depends on them; give it those that the agent has. Nothing
+is changed. What differs at first is looked at again a moment later: it may have been on its way.
+
+Exits 0 when the maps say what they should, 1 with the list when not.")]
+pub struct Diff {
+    #[command(flatten)]
+    pub run: Run,
+    #[arg(short = 'o', long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svc-agent describe service web
+  svc-agent describe service web -n shop
+  svc-agent describe svc web --manifests examples
+
+Connections are those of this node: of the packet path, and of sockets that were connected to a backend directly.")]
+pub struct Describe {
+    /// What to describe.
+    #[arg(value_enum)]
+    pub what: Described,
+    /// The Service's name.
+    pub name: String,
+    /// Its namespace.
+    #[arg(short = 'n', long, value_name = "NS", default_value = "default")]
+    pub namespace: String,
+    #[command(flatten)]
+    pub look: Look,
+    /// Folder of the pinned maps.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_BPF_ROOT)]
+    pub bpf_root: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Described {
+    #[value(aliases = ["svc", "services"])]
+    Service,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    Text,
+    Json,
+    Yaml,
+}

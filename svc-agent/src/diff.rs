@@ -1,0 +1,102 @@
+//! `svc-agent diff`: the maps against what they should say by the API server or a folder of manifests. What the agent
+//! would do, planned and not done: a plan that is empty is a node whose maps are right.
+
+mod compare;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::config::{Diff, Form, Look, Run};
+use crate::dataplane::Pinned;
+use crate::inspect::Snapshot;
+use crate::look;
+use crate::node::Devices;
+use crate::plan::Planner;
+use crate::reconcile::Reconciler;
+use crate::run;
+use crate::source::once::{self, Objects, Of};
+
+pub use compare::{Comparison, Difference};
+
+/// What differs may be on its way: the agent needs a moment.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// Prints what differs.
+pub fn diff(options: &Diff) -> Result<ExitCode> {
+    let pinned = Pinned::open(&options.run.bpf_root)?;
+    let mut comparison = look_once(options, &pinned)?;
+    if !comparison.is_same() {
+        std::thread::sleep(MOMENT);
+        comparison = look_once(options, &pinned)?;
+    }
+    let text = match options.output {
+        Form::Text => comparison.text(),
+        Form::Json => serde_json::to_string_pretty(&comparison)? + "\n",
+        Form::Yaml => serde_saphyr::to_string(&comparison)?,
+    };
+    print!("{text}");
+    Ok(if comparison.is_same() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn look_once(options: &Diff, pinned: &Pinned) -> Result<Comparison> {
+    let run = &options.run;
+    let devices = look::devices().context("reading the node's devices")?;
+    let node_name = run
+        .node_name()
+        .context("reading the host's name; give --hostname-override")?;
+    let place = look::place(&Look {
+        kubeconfig: run.kubeconfig.clone(),
+        manifests: run.manifests.clone(),
+        hostname_override: None,
+    });
+    let cluster = run::cluster(run, node_name);
+    let objects = look::block_on(once::read(&place, cluster, Of::All))??;
+    let maps = pinned.read()?;
+    let capacities = pinned.capacities()?;
+    let planner = Planner::from_actual(
+        maps.v4.clone(),
+        maps.v6.clone(),
+        maps.services.clone(),
+        capacities,
+    );
+    Ok(compare(&maps, planner, objects, run, &devices))
+}
+
+/// What the maps say against what they would after the agent's next round. Pure.
+fn compare(
+    maps: &Snapshot,
+    planner: Planner,
+    objects: Objects,
+    options: &Run,
+    devices: &Devices,
+) -> Comparison {
+    let node_ips = run::node_ips(options, &objects.cluster, devices);
+    let (facts, all) = run::facts(options, &objects.cluster, devices, &node_ips);
+    let mut reconciler = Reconciler::new(objects.cluster, planner);
+    reconciler.set_cluster_ranges(options.cluster_cidr.iter().copied());
+    reconciler.set_facts(facts, all);
+    let mut refusals = objects.refusals;
+    let mut writes = 0;
+    loop {
+        let round = reconciler.round();
+        writes += round.changes.len();
+        refusals.extend(round.refusals.into_values().flatten());
+        if round.changes.is_empty() && !round.more {
+            break;
+        }
+        let batch = reconciler.planner.close_generation();
+        reconciler.planner.release(batch);
+    }
+    let wanted = Snapshot {
+        v4: reconciler.planner.v4().clone(),
+        v6: reconciler.planner.v6().clone(),
+        services: reconciler.planner.labels().clone(),
+    };
+    Comparison::new(maps, &wanted, writes, refusals)
+}
