@@ -197,7 +197,7 @@ fn by_name(host: &str) -> Result<Host, String> {
         !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     };
     let (name, namespace) = match labels.as_slice() {
-        _ if !labels.iter().all(|label| is_label(label)) => {
+        _ if !labels.iter().all(is_label) => {
             return Err(format!(
                 "{host:?} is neither an address nor a Service; {FORMS}"
             ));
