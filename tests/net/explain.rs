@@ -103,7 +103,7 @@ fn foretold(lab: &mut Lab) -> Result<()> {
             let mut conversation = Conversation::open(&lab.topology, from, way.protocol, to)?;
             let (seen, _) = Lab::seen(&conversation.say()?)?;
             // Sockets of other nodes' pods may have gone to the pod itself.
-            let Some(flow) = flow_to(lab, to)? else {
+            let Some(flow) = flow_of(lab, to, seen)? else {
                 continue;
             };
             let protocol = if way.is_udp() { "/udp" } else { "" };
@@ -131,15 +131,21 @@ fn foretold(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// The flow of the last conversation through a node port.
-fn flow_to(lab: &Lab, to: SocketAddr) -> Result<Option<Value>> {
+/// The flow through a node port whose backend sees `seen`.
+fn flow_of(lab: &Lab, to: SocketAddr, seen: SocketAddr) -> Result<Option<Value>> {
     let output = lab.agent("node1", "get", &["flows", "-o", "json"])?;
     let list: Value = serde_json::from_slice(&output.stdout)?;
     let flows = list["items"].as_array().cloned().unwrap_or_default();
-    let ours = flows
-        .into_iter()
-        .filter(|flow| flow["frontend"] == to.to_string());
-    Ok(ours.min_by_key(|flow| flow["idle_seconds"].as_u64()))
+    let seen = seen.to_string();
+    let is_it = |flow: &Value| {
+        let as_whom = if flow["nat"].is_null() {
+            &flow["client"]
+        } else {
+            &flow["nat"]
+        };
+        flow["frontend"] == to.to_string() && *as_whom == seen
+    };
+    Ok(flows.into_iter().find(is_it))
 }
 
 fn reasons(lab: &mut Lab) -> Result<()> {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use svc_common::reason::Reason;
 use svc_common::steer::Client;
-use svc_common::table::{Tables, address_flags, flow_flags, frontend_flags, node_flags};
+use svc_common::table::{
+    Tables, address_flags, flow_flags, flow_state, frontend_flags, node_flags,
+};
 
 use super::judge::Case;
 use super::report::{Explanation, WayItem};
@@ -44,6 +46,8 @@ pub(super) fn forwarded<F: Side>(
     if let Some((flow, _)) = case.flow {
         let left = if flow.flags & flow_flags::FOREIGN != 0 {
             "of another proxy's connection"
+        } else if flow.state() & (flow_state::CLOSING | flow_state::BOTH_FIN) != 0 {
+            "the flow is known and ends; a new connection from that port may go elsewhere"
         } else {
             "the flow is known and keeps its backend"
         };
