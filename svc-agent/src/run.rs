@@ -5,6 +5,7 @@ mod facts;
 mod pace;
 mod past;
 mod recount;
+mod rest;
 mod start;
 mod sysctls;
 
@@ -34,6 +35,7 @@ use crate::source;
 use pace::Pace;
 use past::Past;
 use recount::Recount;
+use rest::Rest;
 
 pub(crate) use facts::{facts, node_ips};
 pub use start::cgroup_root;
@@ -81,6 +83,9 @@ pub async fn run(options: &Run) -> Result<()> {
         agent.settle();
         agent.recount().await;
         agent.serve_health_checks().await;
+        if agent.rest.is_due(Instant::now()) {
+            rest::give_memory_back();
+        }
     }
     tracing::info!("stopping; the dataplane stays");
     if options.unload_on_exit {
@@ -119,6 +124,7 @@ struct Agent<'a> {
     attached_for: Vec<IpAddr>,
     synced: bool,
     recount: Recount,
+    rest: Rest,
     past: Past,
 }
 
@@ -168,6 +174,7 @@ impl<'a> Agent<'a> {
             attached_for: Vec::new(),
             synced: false,
             recount: Recount::default(),
+            rest: Rest::new(Instant::now()),
             past: Past::new(config, options.host_routing),
         };
         agent
@@ -192,6 +199,7 @@ impl<'a> Agent<'a> {
             .chain(self.recount.due())
             .chain(self.past.due())
             .chain(self.health_checks.due())
+            .chain(self.rest.due())
             .min()
     }
 
@@ -267,6 +275,7 @@ impl<'a> Agent<'a> {
             }
         }
         if entries > 0 {
+            self.rest.wrote(entries, Instant::now());
             tracing::debug!("wrote {entries} map entries in {:?}", start.elapsed());
         }
         Some(entries)

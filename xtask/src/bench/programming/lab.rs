@@ -134,7 +134,8 @@ impl<'a> Lab<'a> {
         extent: &Extent,
         samples: &mut Samples,
     ) -> Result<()> {
-        sleep(Duration::from_secs(2));
+        // Until what a start leaves behind was given back.
+        sleep(Duration::from_secs(4));
         let before = usage(process)?;
         sleep(extent.idle);
         let after = usage(process)?;
