@@ -1,8 +1,9 @@
 //! The api layer: a real API server, objects created through it, agents that watch it with the rights of
-//! deploy/rbac.yaml and nothing more, and real traffic.
+//! deploy/svcplane.yaml and nothing more, and real traffic.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+mod chart;
 mod events;
 mod objects;
 mod prepare;

@@ -11,9 +11,9 @@ use xtask::topology::{NODES, Topology};
 
 use crate::server::ApiServer;
 
-const RBAC: &str = include_str!("../../deploy/rbac.yaml");
+const MANIFEST: &str = include_str!("../../deploy/svcplane.yaml");
 
-/// The nodes, and the agent's rights as deploy/rbac.yaml gives them.
+/// The nodes, and the agent's rights as deploy/svcplane.yaml gives them.
 pub fn prepare(server: &ApiServer, topology: &Topology) -> Result<()> {
     let nodes = NODES.map(|name| {
         let addresses = topology.place(name).addresses();
@@ -26,11 +26,14 @@ pub fn prepare(server: &ApiServer, topology: &Topology) -> Result<()> {
             let node: Node = serde_json::from_value(node)?;
             api.create(&PostParams::default(), &node).await?;
         }
-        for document in RBAC.split("\n---\n") {
+        for document in MANIFEST.split("\n---\n") {
             let value: Value = serde_saphyr::from_str(document)?;
+            if value.is_null() {
+                continue;
+            }
             match value["kind"]
                 .as_str()
-                .context("deploy/rbac.yaml has an object without kind")?
+                .context("deploy/svcplane.yaml has an object without kind")?
             {
                 "ServiceAccount" => {
                     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), "kube-system");
@@ -44,9 +47,11 @@ pub fn prepare(server: &ApiServer, topology: &Topology) -> Result<()> {
                     let api: Api<ClusterRoleBinding> = Api::all(client.clone());
                     api.create(&PostParams::default(), &parsed(value)?).await?;
                 }
-                kind => {
-                    anyhow::bail!("deploy/rbac.yaml has a {kind}, which this test does not know")
-                }
+                // Of pods, which are processes here.
+                "ConfigMap" | "DaemonSet" => (),
+                kind => anyhow::bail!(
+                    "deploy/svcplane.yaml has a {kind}, which this test does not know"
+                ),
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What the api layer runs against: Kubernetes' own programs, etcd and CoreDNS. `KUBEBUILDER_ASSETS` names a folder that
+//! What the api layer runs against: Kubernetes' own programs, etcd, CoreDNS and Helm. `KUBEBUILDER_ASSETS` names a folder that
 //! some of them may lie in (the convention of envtest); the others are built from the Go modules in tests/assets, once,
 //! into target/assets.
 
@@ -22,7 +22,7 @@ pub struct Module {
 /// Kubernetes, and the etcd that it was released with.
 pub const KUBERNETES: &str = "assets";
 
-const MODULES: [Module; 2] = [
+const MODULES: [Module; 3] = [
     Module {
         folder: KUBERNETES,
         tags: "",
@@ -40,6 +40,11 @@ const MODULES: [Module; 2] = [
         folder: "assets/coredns",
         tags: "",
         programs: &[("coredns", ".")],
+    },
+    Module {
+        folder: "assets/helm",
+        tags: "",
+        programs: &[("helm", "helm.sh/helm/v4/cmd/helm")],
     },
 ];
 

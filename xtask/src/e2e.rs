@@ -47,7 +47,7 @@ const DEFAULT_NODES: u8 = 3;
 pub enum Proxy {
     /// svc-agent, a process on every node.
     Process,
-    /// svc-agent from its own image, by deploy/daemonset.yaml.
+    /// svc-agent from its own image, by deploy/svcplane.yaml.
     Daemonset,
     /// Upstream's kube-proxy, to compare with.
     Upstream,

@@ -52,7 +52,7 @@ fn processes(lab: &Lab, agent: &Path, flags: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// deploy/daemonset.yaml with its blanks filled in.
+/// deploy/svcplane.yaml with its blanks filled in.
 fn daemonset(lab: &Lab, agent: &Path, flags: &[&str]) -> Result<()> {
     let image = images::agent(lab, agent, IMAGE)?;
     for n in 1..=lab.nodes {
@@ -71,7 +71,7 @@ fn daemonset(lab: &Lab, agent: &Path, flags: &[&str]) -> Result<()> {
     .apply(lab)
 }
 
-/// What deploy/daemonset.yaml leaves to who applies it.
+/// What deploy/svcplane.yaml leaves to who applies it.
 pub(super) struct Deployment<'a> {
     pub(super) image: &'a str,
     /// The API server's own address.
@@ -84,14 +84,11 @@ pub(super) struct Deployment<'a> {
 }
 
 impl Deployment<'_> {
-    /// Applies deploy/, and waits until the agents are ready.
+    /// Applies it, and waits until the agents are ready.
     pub(super) fn apply(&self, lab: &Lab) -> Result<()> {
-        let read = |file: &str| {
-            fs::read_to_string(lab.sources.join("deploy").join(file))
-                .with_context(|| format!("cannot read deploy/{file}"))
-        };
-        apply(lab, &read("rbac.yaml")?)?;
-        apply(lab, &self.filled(&read("daemonset.yaml")?)?)?;
+        let manifest = fs::read_to_string(lab.sources.join("deploy/svcplane.yaml"))
+            .context("cannot read deploy/svcplane.yaml")?;
+        apply(lab, &self.filled(&manifest)?)?;
         kube(
             lab,
             "-n kube-system rollout status daemonset/svc-agent --timeout=180s",
@@ -99,28 +96,29 @@ impl Deployment<'_> {
     }
 
     fn filled(&self, manifest: &str) -> Result<String> {
+        let config = "        - --config=/etc/svcplane/config.yaml\n";
         let more: String = self
             .flags
             .iter()
-            .map(|flag| format!(", '{flag}'"))
+            .map(|flag| format!("        - '{flag}'\n"))
             .collect();
         let mut manifest = manifest.to_owned();
         for (blank, filled) in [
-            ("svc-agent:latest", self.image.to_owned()),
+            (
+                concat!("image: svc-agent:", env!("CARGO_PKG_VERSION")),
+                format!("image: {}", self.image),
+            ),
             ("value: ''", format!("value: '{}'", self.host)),
             ("value: '6443'", format!("value: '{}'", self.port)),
             (
                 "{path: /sys/fs/cgroup, ",
                 format!("{{path: {}, ", self.cgroup),
             ),
-            (
-                "--bpf-root=/sys/fs/bpf/svcplane]",
-                format!("--bpf-root=/sys/fs/bpf/svcplane{more}]"),
-            ),
+            (config, format!("{config}{more}")),
         ] {
             ensure!(
                 manifest.matches(blank).count() == 1,
-                "deploy/daemonset.yaml has no {blank} to fill in"
+                "deploy/svcplane.yaml has no {blank} to fill in"
             );
             manifest = manifest.replace(blank, &filled);
         }
@@ -142,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_daemonset_has_every_blank_that_is_filled_in() {
+    fn the_manifest_has_every_blank_that_is_filled_in() {
         let deployment = Deployment {
             image: "registry.example/agent:1",
             host: "192.0.2.1",
@@ -150,14 +148,14 @@ mod tests {
             cgroup: "/cgroup2",
             flags: &["--dsr=ipip", "-v"],
         };
-        let manifest = include_str!("../../../deploy/daemonset.yaml");
+        let manifest = include_str!("../../../deploy/svcplane.yaml");
         let filled = deployment.filled(manifest).unwrap();
         for part in [
             "image: registry.example/agent:1\n",
             "value: '192.0.2.1'",
             "value: '443'",
             "{path: /cgroup2, type: Directory}",
-            "--bpf-root=/sys/fs/bpf/svcplane, '--dsr=ipip', '-v']",
+            "config.yaml\n        - '--dsr=ipip'\n        - '-v'\n        - --bpf-root=",
         ] {
             assert!(filled.contains(part), "{part} is not in\n{filled}");
         }

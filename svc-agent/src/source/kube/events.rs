@@ -46,7 +46,7 @@ pub(super) async fn record(client: Client, node_name: &str, mut notices: Receive
                 if !std::mem::replace(&mut said_trouble, true) {
                     let error = one_line(&error);
                     tracing::warn!(
-                        "writing Events: {error}; the log has them (rights: deploy/rbac.yaml)"
+                        "writing Events: {error}; the log has them (rights: deploy/svcplane.yaml)"
                     );
                 }
             }
