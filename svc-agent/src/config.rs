@@ -63,6 +63,10 @@ pub enum Verb {
     Check(Check),
     /// Remove every program, map and pin of the agent.
     Cleanup(Cleanup),
+    /// Print a completion script for a shell.
+    Completion(Completion),
+    /// Write the manual pages: one of the program, one of each verb.
+    Man(Man),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -235,11 +239,37 @@ Examples:
   svc-agent cleanup
   svc-agent cleanup --bpf-root /sys/fs/bpf/other
 
-Stop the agent first. Connections through Services break; those to pods do not.")]
+Stop the agent first. Connections through Services break; those to pods do not.
+Looks afterwards whether the kernel has let go of every program, map and link: exits 0 when nothing is left, 1 when
+something is, and names it.")]
 pub struct Cleanup {
     /// Folder of the pinned maps and links.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_BPF_ROOT)]
     pub bpf_root: PathBuf,
+    /// Where the host's proc file system is mounted, for the settings that --conntrack-… flags have changed.
+    #[arg(long, value_name = "PATH", default_value = "/proc")]
+    pub procfs: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  source <(svc-agent completion bash)
+  svc-agent completion zsh > /usr/share/zsh/vendor-completions/_svc-agent
+  svc-agent completion fish > ~/.config/fish/completions/svc-agent.fish")]
+pub struct Completion {
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  svc-agent man /usr/local/share/man/man1
+  svc-agent man . && man ./svc-agent-run.1")]
+pub struct Man {
+    /// Folder to write to; made if it is not there.
+    pub dir: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

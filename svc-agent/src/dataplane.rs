@@ -3,11 +3,13 @@
 //! Everything is pinned below `<bpf-root>/v1`: traffic does not depend on the agent being alive, and a new agent finds
 //! maps and links again, swaps the programs in place and writes only what differs.
 
+pub mod cleanup;
 mod error;
 mod flows;
 mod links;
 mod look;
 mod maps;
+pub mod settings;
 mod sys;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +22,7 @@ use aya::{Ebpf, EbpfLoader};
 use svc_common::reason::Reason;
 use svc_common::table::{BOUNCE, NodeConfig};
 
+pub use cleanup::{Removal, cleanup};
 pub use error::Error;
 pub use flows::FlowTable;
 pub use links::{BIND_HOOKS, Hook, SOCKET_HOOKS, XdpMode, has_other_tcx, load_program};
@@ -251,47 +254,6 @@ impl Pinned {
 
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
         self.maps.reasons()
-    }
-}
-
-/// Removes every pin below `root`, and with the last reference the links and maps. Returns what was removed.
-pub fn cleanup(root: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut removed = Vec::new();
-    if !root.exists() {
-        return Ok(removed);
-    }
-    links::clsact::detach_all();
-    // Links first: when this returns no program of ours is met any more.
-    let folders = ["links", "maps"].map(|name| root.join(VERSION).join(name));
-    for path in links::entries(&folders[0])? {
-        links::remove(&path)?;
-        removed.push(path);
-    }
-    for path in links::entries(&folders[1])? {
-        fs::remove_file(&path).map_err(|cause| Error::Pin {
-            what: "remove",
-            path: path.clone(),
-            cause,
-        })?;
-        removed.push(path);
-    }
-    for folder in folders {
-        remove_dir(&folder)?;
-    }
-    remove_dir(&root.join(VERSION))?;
-    // The root may be the mount point itself, or hold what is not ours: then it stays.
-    let _ = fs::remove_dir(root);
-    Ok(removed)
-}
-
-fn remove_dir(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir(path) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::Pin {
-            what: "remove",
-            path: path.into(),
-            cause,
-        }),
-        _ => Ok(()),
     }
 }
 

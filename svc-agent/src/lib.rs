@@ -34,5 +34,6 @@ pub mod routing;
 pub mod run;
 pub mod shared;
 pub mod shares;
+pub mod shell;
 pub mod sockets;
 pub mod source;

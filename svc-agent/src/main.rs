@@ -4,7 +4,8 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use svc_agent::config::{self, Verb};
-use svc_agent::{check, dataplane, describe, diff, explain, get, run};
+use svc_agent::dataplane::cleanup::plural;
+use svc_agent::{check, dataplane, describe, diff, explain, get, run, shell};
 
 fn main() -> ExitCode {
     let cli = match config::parse(std::env::args_os()) {
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
         Verb::Diff(options) => diff::diff(options),
         Verb::Check(options) => check::check(options).map(done),
         Verb::Cleanup(options) => cleanup(options).map(done),
+        Verb::Completion(options) => shell::completion(options).map(done),
+        Verb::Man(options) => shell::man(options).map(done),
     };
     match result {
         Ok(code) => code,
@@ -72,11 +75,36 @@ fn serve(options: &config::Run) -> anyhow::Result<()> {
 
 fn cleanup(options: &config::Cleanup) -> anyhow::Result<()> {
     check::must_be_root()?;
-    let removed = dataplane::cleanup(&options.bpf_root)?;
+    let removal = dataplane::cleanup(&options.bpf_root, &options.procfs);
     let root = options.bpf_root.display();
-    match removed.len() {
-        0 => println!("nothing of svcplane is pinned at {root}"),
-        pins => println!("removed {pins} pins from {root}"),
+    let left = removal.left();
+    if !left.is_empty() {
+        anyhow::bail!(
+            "removed {} from {root}, and this is left: {}; then run cleanup again",
+            plural(removal.removed.len(), "pin"),
+            left.join("; ")
+        );
+    }
+    if removal.is_empty() {
+        println!("nothing of svcplane is pinned at {root}");
+        let namesakes = dataplane::cleanup::namesakes();
+        if namesakes > 0 {
+            println!(
+                "note: programs named like svcplane's are loaded ({namesakes}): of another --bpf-root, or of an agent that runs"
+            );
+        }
+        return Ok(());
+    }
+    let [programs, maps, links] = removal.counts();
+    println!(
+        "removed {} from {root}: {}, {} and {} are gone; nothing is left",
+        plural(removal.removed.len(), "pin"),
+        plural(programs, "program"),
+        plural(maps, "map"),
+        plural(links, "link"),
+    );
+    for (name, value) in &removal.restored {
+        println!("net.netfilter.{name} is {value} again");
     }
     Ok(())
 }

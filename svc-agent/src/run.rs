@@ -90,8 +90,11 @@ pub async fn run(options: &Run) -> Result<()> {
     tracing::info!("stopping; the dataplane stays");
     if options.unload_on_exit {
         drop(agent);
-        let removed = dataplane::cleanup(&options.bpf_root)?;
-        tracing::info!("removed {} pins", removed.len());
+        let removal = dataplane::cleanup(&options.bpf_root, &options.procfs);
+        tracing::info!("removed {} pins", removal.removed.len());
+        if !removal.failed.is_empty() {
+            bail!("the dataplane is not gone: {}", removal.failed.join("; "));
+        }
     }
     Ok(())
 }

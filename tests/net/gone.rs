@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Output;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use xtask::agents::eventually;
 use xtask::topology::NODES;
 use xtask::traffic::Probe;
@@ -35,6 +35,11 @@ pub const CASES: &[Case] = &[
         name: "cleanup_leaves_nothing",
         settings: &["socket_tcp", "xdp_native"],
         test: cleanup,
+    },
+    Case {
+        name: "cleanup_names_what_is_left_and_puts_settings_back",
+        settings: &["socket_tcp"],
+        test: left,
     },
 ];
 
@@ -223,7 +228,82 @@ fn cleanup(lab: &mut Lab) -> Result<()> {
     }
     nothing_is_left(lab, &programs)?;
     let again = lab.agent("node1", "cleanup", &[])?;
-    ensure!(again.status.success(), "a second cleanup: {again:?}");
+    let text = String::from_utf8_lossy(&again.stdout);
+    ensure!(
+        again.status.success() && text.starts_with("nothing of svcplane is pinned at "),
+        "a second cleanup: {again:?}"
+    );
+    lab.start(&[])?;
+    new_connections(lab)
+}
+
+const SETTING: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
+
+fn left(lab: &mut Lab) -> Result<()> {
+    let setting = |lab: &Lab| lab.tool("node1", &format!("cat {SETTING}"));
+    let before = setting(lab)?;
+    for time in ["23h", "24h"] {
+        lab.agents
+            .iter_mut()
+            .try_for_each(|agent| agent.stop().map(drop))?;
+        lab.start(&[&format!("--conntrack-tcp-timeout-established={time}")])?;
+    }
+    let set = setting(lab)?;
+    ensure!(set.trim() == "86400", "the timeout is {set}");
+
+    // An agent that runs has its programs open, whatever is pinned.
+    let pid = lab.agents[1].process.0.id();
+    let output = lab.agent("node2", "cleanup", &[])?;
+    fails(
+        &output,
+        1,
+        &[&format!("process {pid} (svc-agent) has "), "open: end it"],
+    )?;
+    lab.agents
+        .iter_mut()
+        .try_for_each(|agent| agent.stop().map(drop))?;
+
+    // What is mounted on cannot be removed.
+    let pins = lab.topology.bpf_root("node1").join("v1/links");
+    let busy = fs::read_dir(&pins)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().contains("connect4@"));
+    let busy = busy.context("no link of connect4 is pinned")?;
+    let mount = |options: &[&str]| -> Result<()> {
+        let status = std::process::Command::new(options[0])
+            .args(&options[1..])
+            .arg(&busy)
+            .status()?;
+        ensure!(status.success(), "{options:?}: {status}");
+        Ok(())
+    };
+    mount(&["mount", "--bind", "/dev/null"])?;
+    let output = lab.agent("node1", "cleanup", &[]);
+    mount(&["umount"])?;
+    fails(
+        &output?,
+        1,
+        &[
+            &format!("cannot remove {}: ", busy.display()),
+            "1 program (id ",
+            "1 link (id ",
+        ],
+    )?;
+    let output = lab.agent("node1", "cleanup", &[])?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success()
+            && text.starts_with("removed 1 pin from ")
+            && text.contains("1 program, ")
+            && text.contains("nothing is left"),
+        "{output:?}"
+    );
+    ensure!(
+        setting(lab)? == before,
+        "the timeout was {before} and is {}",
+        setting(lab)?
+    );
     lab.start(&[])?;
     new_connections(lab)
 }

@@ -40,6 +40,15 @@ pub enum Error {
         path: PathBuf,
         cause: io::Error,
     },
+    #[error(
+        "net.netfilter.{name} is {ours} and was {before}, and cannot be written ({cause}): sysctl -w net.netfilter.{name}={before}"
+    )]
+    Setting {
+        name: String,
+        ours: u32,
+        before: u32,
+        cause: io::Error,
+    },
     #[error("cannot attach {name} to {target}: {cause}")]
     Attach {
         name: &'static str,

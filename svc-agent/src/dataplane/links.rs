@@ -259,13 +259,15 @@ pub fn has_other_tcx(device: &str, ingress: bool) -> bool {
     let Ok((_, programs)) = SchedClassifier::query_tcx(device, direction) else {
         return false;
     };
-    programs.iter().any(|program| {
-        let name = program.name_as_str().unwrap_or_default();
-        // The kernel keeps the first 15 characters.
-        !Hook::ALL
-            .iter()
-            .any(|hook| hook.program().starts_with(name) && !name.is_empty())
-    })
+    programs
+        .iter()
+        .any(|program| !is_ours(program.name_as_str().unwrap_or_default()))
+}
+
+/// Whether a program at a device is called as one of ours is. The kernel keeps the first 15 characters.
+pub(super) fn is_ours(name: &str) -> bool {
+    let mut hooks = Hook::ALL.iter();
+    !name.is_empty() && hooks.any(|hook| hook.program().starts_with(name))
 }
 
 /// The pins in a folder.

@@ -1,14 +1,12 @@
 //! Lifetimes that are given hold for the kernel's own connection tracking, too, as with kube-proxy (D10): pods' direct
-//! connections are tracked there. What is not given is left as it is.
+//! connections are tracked there. What is not given is left as it is; `cleanup` puts back what was changed.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::config::Run;
-
-/// Below --procfs. Whoever reads it sees the settings of his own network namespace, here the node's.
-const FOLDER: &str = "sys/net/netfilter";
+use crate::dataplane::settings::{self, FOLDER};
 
 /// Writes what is given and differs. That it cannot is no reason not to serve.
 pub(super) fn set(options: &Run) {
@@ -28,7 +26,11 @@ pub(super) fn set(options: &Run) {
         ),
     ] {
         if let Some(seconds) = seconds.0
-            && let Err(error) = write(&options.procfs.join(FOLDER).join(name), seconds)
+            && let Err(error) = write(&options.procfs.join(FOLDER).join(name), seconds, |before| {
+                if let Err(error) = settings::note(&options.bpf_root, name, before, seconds) {
+                    tracing::warn!("{error}; cleanup will not put it back");
+                }
+            })
         {
             let help = match error.kind() {
                 ErrorKind::InvalidInput => "give less: the kernel cannot count so long",
@@ -44,12 +46,16 @@ pub(super) fn set(options: &Run) {
     }
 }
 
-fn write(file: &Path, seconds: u32) -> std::io::Result<()> {
-    let wanted = seconds.to_string();
-    if fs::read_to_string(file)?.trim() == wanted {
-        return Ok(());
+/// Calls `changes` with what is there before it is something else.
+fn write(file: &Path, seconds: u32, changes: impl FnOnce(u32)) -> std::io::Result<()> {
+    let found = fs::read_to_string(file)?;
+    match found.trim().parse() {
+        Ok(found) if found == seconds => return Ok(()),
+        Ok(found) => changes(found),
+        // Not a number: nothing that could be put back.
+        Err(_) => (),
     }
-    fs::write(file, wanted)
+    fs::write(file, seconds.to_string())
 }
 
 #[cfg(test)]
@@ -62,15 +68,17 @@ mod tests {
         fs::create_dir_all(&dir).unwrap();
         let file = dir.join("timeout");
         fs::write(&file, "60\n").unwrap();
-        write(&file, 60).unwrap();
+        let mut was = Vec::new();
+        write(&file, 60, |found| was.push(found)).unwrap();
         assert_eq!(
             fs::read_to_string(&file).unwrap(),
             "60\n",
             "not written again"
         );
-        write(&file, 3_600).unwrap();
+        write(&file, 3_600, |found| was.push(found)).unwrap();
+        assert_eq!(was, [60]);
         assert_eq!(fs::read_to_string(&file).unwrap(), "3600");
         fs::remove_dir_all(&dir).unwrap();
-        assert!(write(&file, 1).is_err());
+        assert!(write(&file, 1, |_| ()).is_err());
     }
 }
