@@ -14,7 +14,7 @@ use crate::setup::{apt_install, cargo, setup};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Layer {
-    /// Unit and property tests, doc tests.
+    /// Unit and property tests, doc tests, the documents.
     Host,
     /// YAML in, text dump of the maps out; random clusters against the model.
     Golden,
@@ -191,6 +191,18 @@ fn run_layer(layer: Layer, built: &[Artifact], filter: Option<&str>) -> Result<C
             "--",
         ]);
         counts += count("doc tests", docs.args(filter))?;
+        let agent = built
+            .iter()
+            .find(|artifact| artifact.target == "svc-agent" && !artifact.test);
+        if let (Some(agent), None) = (agent, filter) {
+            match crate::docs::check(&agent.executable) {
+                Ok(_) => counts.passed += 1,
+                Err(error) => {
+                    println!("documents: {error:#}");
+                    counts.failed += 1;
+                }
+            }
+        }
     }
     if !built.iter().any(|artifact| layer.has(artifact)) {
         println!("{}: there is no test target of this name", layer.name());

@@ -1,10 +1,13 @@
 //! `cargo xtask`: everything one does with this workspace, each as one command.
 
+mod archive;
 mod assets;
 mod bench;
 mod build;
 mod demo;
+mod docs;
 mod e2e;
+mod image;
 mod layers;
 #[cfg(test)]
 mod semantics;
@@ -39,6 +42,10 @@ enum Verb {
     E2e(e2e::E2eArgs),
     /// Measures what packets, connections and changes cost, beside the peers.
     Bench(bench::BenchArgs),
+    /// Makes svc-agent's container image, without docker.
+    Image(image::ImageArgs),
+    /// Checks the documents: their links, and the command lines in them.
+    Docs(docs::DocsArgs),
     /// Runs the tests, all layers or some.
     Test(layers::TestArgs),
     /// Serves until killed (what pods of the demo and of the tests run).
@@ -82,6 +89,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(args) => return demo::demo(&args),
         Verb::Enter(args) => demo::enter(&args)?,
         Verb::E2e(args) => return e2e::e2e(&args),
+        Verb::Image(args) => image::image(&args)?,
+        Verb::Docs(args) => docs::docs(&args)?,
         Verb::Test(args) => return layers::test(&args),
         Verb::Bench(args) => return bench::bench(&args),
         Verb::Serve(args) => traffic::serve(&args)?,

@@ -12,10 +12,11 @@ use xtask::ebpf::find_program;
 
 use super::Lab;
 use super::binaries::source_of;
+use crate::archive::{Root, save};
+use crate::image::{self, Arch};
 use crate::setup::{run, step};
 
 pub(super) const COREDNS: &str = "svcplane.test/coredns:e2e";
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Makes the suite's images. Those that are there are taken for good: remove `images` to have them made again.
 pub(super) fn build(lab: &Lab) -> Result<()> {
@@ -42,13 +43,19 @@ pub(super) fn build(lab: &Lab) -> Result<()> {
     // What an interrupted run left.
     let _ = fs::remove_dir_all(&work);
     let save = |file: &str, names: &[String], root: &Root, config: serde_json::Value| {
-        save(&folder.join(format!("{file}.tar")), names, &root.0, config)
+        save(
+            &folder.join(format!("{file}.tar")),
+            names,
+            root,
+            Arch::HOST.name(),
+            config,
+        )
     };
 
     let agnhost = Root::tools(work.join("agnhost"))?;
     agnhost.add(&lab.bin("agnhost"), "agnhost")?;
     agnhost.add(&lab.bin("coredns"), "coredns")?;
-    symlink("agnhost", agnhost.0.join("agnhost-2")).context("cannot link agnhost-2")?;
+    symlink("agnhost", agnhost.path().join("agnhost-2")).context("cannot link agnhost-2")?;
     let sources = PathBuf::from(source_of("k8s.io/kubernetes/test/images/agnhost")?);
     for file in ["localhost.crt", "localhost.key"] {
         agnhost.add(&sources.join("porter").join(file), file)?;
@@ -117,31 +124,13 @@ pub(super) fn build(lab: &Lab) -> Result<()> {
 
 /// svc-agent with the libraries it is linked against.
 pub(super) fn agent(lab: &Lab, agent: &Path, name: &str) -> Result<PathBuf> {
-    let work = lab.state("image");
-    let root = Root::new(work)?;
-    root.add(agent, "svc-agent")?;
-    root.libraries(agent)?;
+    let root = image::stage(agent, lab.state("image"), Arch::HOST)?;
     let file = lab.state("svc-agent.tar");
-    save(
-        &file,
-        &[name.to_owned()],
-        &root.0,
-        json!({"Entrypoint": ["/svc-agent"]}),
-    )?;
+    image::pack(&file, name, &root, Arch::HOST)?;
     Ok(file)
 }
 
-/// The root folder of an image.
-struct Root(PathBuf);
-
 impl Root {
-    fn new(path: PathBuf) -> Result<Self> {
-        for folder in ["etc", "tmp", "proc", "sys", "dev", "run", "root"] {
-            fs::create_dir_all(path.join(folder)).context("cannot make an image's folder")?;
-        }
-        Ok(Self(path))
-    }
-
     /// A small userland.
     fn busybox(path: PathBuf) -> Result<Self> {
         let root = Self::new(path)?;
@@ -153,12 +142,13 @@ impl Root {
             .context("cannot run busybox")?;
         for applet in String::from_utf8_lossy(&applets.stdout).lines() {
             if applet != "busybox" {
-                symlink("/bin/busybox", root.0.join("bin").join(applet))
+                symlink("/bin/busybox", root.path().join("bin").join(applet))
                     .context("cannot link an applet")?;
             }
         }
         for folder in ["uploads", "var/tmp", "usr/bin", "usr/sbin"] {
-            fs::create_dir_all(root.0.join(folder)).context("cannot make an image's folder")?;
+            fs::create_dir_all(root.path().join(folder))
+                .context("cannot make an image's folder")?;
         }
         root.write(
             "etc/passwd",
@@ -202,7 +192,7 @@ impl Root {
                 find_program(program).with_context(|| format!("{program} is not installed"))?;
             let real = fs::canonicalize(real).context("cannot follow a program's link")?;
             root.program(&real)?;
-            let link = root.0.join("bin").join(applet);
+            let link = root.path().join("bin").join(applet);
             let _ = fs::remove_file(&link);
             if !link.exists() {
                 symlink(&real, &link).context("cannot link a program")?;
@@ -219,10 +209,11 @@ impl Root {
             "iptables-restore",
             "ip6tables-restore",
         ] {
-            symlink(&multi, root.0.join("usr/sbin").join(name)).context("cannot link iptables")?;
+            symlink(&multi, root.path().join("usr/sbin").join(name))
+                .context("cannot link iptables")?;
         }
         let extensions = format!("usr/lib/{}-linux-gnu/xtables", std::env::consts::ARCH);
-        let parent = root.0.join(&extensions);
+        let parent = root.path().join(&extensions);
         fs::create_dir_all(parent.parent().context("has a parent")?)
             .context("cannot make a folder")?;
         run(Command::new("cp")
@@ -230,20 +221,6 @@ impl Root {
             .arg(format!("/{extensions}"))
             .arg(&parent))?;
         Ok(root)
-    }
-
-    fn write(&self, path: &str, text: &str) -> Result<()> {
-        fs::write(self.0.join(path), text)
-            .with_context(|| format!("cannot write an image's {path}"))
-    }
-
-    fn add(&self, file: &Path, path: &str) -> Result<()> {
-        let to = self.0.join(path);
-        if let Some(folder) = to.parent() {
-            fs::create_dir_all(folder).context("cannot make an image's folder")?;
-        }
-        fs::copy(file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
-        Ok(())
     }
 
     /// A program where the machine has it, and its libraries.
@@ -264,61 +241,10 @@ impl Root {
             .output()
             .context("cannot run ldd")?;
         for word in String::from_utf8_lossy(&ldd.stdout).split_whitespace() {
-            if word.starts_with('/') && !self.0.join(&word[1..]).exists() {
+            if word.starts_with('/') && !self.path().join(&word[1..]).exists() {
                 self.add(Path::new(word), &word[1..])?;
             }
         }
         Ok(())
     }
-}
-
-/// Writes a docker-archive (moby's image specification v1.2) of one layer.
-fn save(file: &Path, names: &[String], root: &Path, mut config: serde_json::Value) -> Result<()> {
-    let work = file.with_extension("parts");
-    let _ = fs::remove_dir_all(&work);
-    fs::create_dir_all(&work).context("cannot make a folder")?;
-    let layer = work.join("layer.tar");
-    run(Command::new("tar")
-        .args([
-            "--sort=name",
-            "--owner=0",
-            "--group=0",
-            "--numeric-owner",
-            "--mtime=@0",
-            "-C",
-        ])
-        .arg(root)
-        .arg("-cf")
-        .arg(&layer)
-        .arg("."))?;
-    let sum = Command::new("sha256sum")
-        .arg(&layer)
-        .output()
-        .context("cannot run sha256sum")?;
-    let digest = String::from_utf8_lossy(&sum.stdout);
-    let digest = digest
-        .split_whitespace()
-        .next()
-        .context("sha256sum prints a digest")?;
-    config["Env"] = json!([PATH]);
-    config["WorkingDir"] = json!("/");
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    let image = json!({
-        "architecture": architecture, "os": "linux", "created": "1970-01-01T00:00:00Z", "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
-    });
-    let manifest = json!([{"Config": "config.json", "RepoTags": names, "Layers": ["layer.tar"]}]);
-    fs::write(work.join("config.json"), image.to_string()).context("cannot write an image")?;
-    fs::write(work.join("manifest.json"), manifest.to_string()).context("cannot write an image")?;
-    run(Command::new("tar")
-        .arg("-C")
-        .arg(&work)
-        .arg("-cf")
-        .arg(file)
-        .args(["config.json", "manifest.json", "layer.tar"]))?;
-    fs::remove_dir_all(&work).context("cannot remove a folder")
 }
