@@ -195,6 +195,25 @@ fn words_reach_the_agent_as_they_were_given() {
 }
 
 #[test]
+fn diff_is_told_the_settings_that_the_agent_has() {
+    for cluster in clusters() {
+        let chart = "diff -o text --config=/etc/svcplane/config.yaml --cgroup-root=/host/cgroup";
+        for (words, asked) in [
+            (&["diff", "-o", "text"][..], chart),
+            (&["diff", "--config=/x"], "diff --config=/x"),
+            (&["explain", "diff"], "explain diff"),
+        ] {
+            cluster.prints(&[&["--node", "node2"], words].concat(), "NAME\nweb-b\n");
+            assert!(
+                cluster.asked().ends_with(&format!("-- /svc-agent {asked}")),
+                "{}",
+                cluster.asked()
+            );
+        }
+    }
+}
+
+#[test]
 fn kubectls_own_options_go_to_kubectl() {
     for cluster in clusters() {
         cluster.prints(

@@ -203,6 +203,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
         ("serviceMonitor.interval=often", "interval"),
         ("uninstall.cleanup=perhaps", "cleanup"),
         ("uninstall.timeoutSeconds=0", "timeoutSeconds"),
+        ("rbac.listPods=yes", "listPods"),
         ("serviceMonitor.enabled=true", "config.metrics-bind-address"),
         (
             "serviceMonitor.enabled=true,config.metrics-bind-address=127.0.0.1:1",
@@ -297,6 +298,13 @@ fn values_reach_the_manifests() {
             "svc-agent-cleanup",
             "/spec/template/spec/imagePullSecrets/0/name",
             json!("s"),
+        ),
+        (
+            "rbac.listPods=true",
+            "ClusterRole",
+            "svcplane:svc-agent",
+            "/rules/3/resources/0",
+            json!("pods"),
         ),
         (
             "podLabels.team=net",
@@ -418,7 +426,7 @@ fn an_api_server_takes_what_the_chart_renders_and_helm_installs_it() {
     let server = ApiServer::start(&topology).unwrap();
     taken(&server, objects(&rendered(&[])));
     let everything = "serviceMonitor.enabled=true,config.metrics-bind-address=0.0.0.0:10249,imagePullSecrets[0].name=s,\
-                      podLabels.team=net,podAnnotations.a=b,affinity.nodeAffinity=null,apiServer.host=192.0.2.1";
+                      podLabels.team=net,podAnnotations.a=b,affinity.nodeAffinity=null,rbac.listPods=true,apiServer.host=192.0.2.1";
     let mut all = objects(&rendered(&["--set", everything]));
     // Its definition is the Prometheus operator's.
     all.retain(|object| object["kind"] != "ServiceMonitor");
