@@ -55,7 +55,12 @@ fn measure(world: &World, options: &Options, number: usize, families: [bool; 2])
     let mut rig = Rig::new(size, &root)?;
     let result = walk(&mut rig, world, options, families);
     drop(rig);
-    svc_agent::dataplane::cleanup(&root).context("cannot remove the pins")?;
+    let removal = svc_agent::dataplane::cleanup(&root, Path::new("/proc"));
+    ensure!(
+        removal.failed.is_empty(),
+        "cannot remove the pins: {}",
+        removal.failed.join("; ")
+    );
     result
 }
 
