@@ -5,6 +5,7 @@
 
 mod chart;
 mod events;
+mod look;
 mod objects;
 mod prepare;
 mod server;
