@@ -1,4 +1,5 @@
-//! What `svc-agent explain` says about a case: `questions.txt` has one command line each, `explain.txt` the answers.
+//! What `svc-agent explain`, and `describe`, say about a case: `questions.txt` has one command line each, `explain.txt` the
+//! answers.
 //!
 //! node1 has pods 10.244.1.0/24 (fd00:244:1::/64) behind the device `pods`; everything else is beyond `eth0`.
 
@@ -9,11 +10,14 @@ use std::path::Path;
 
 use svc_agent::cluster::{Cluster, Event};
 use svc_agent::dataplane::Attached;
+use svc_agent::describe::{Page, page};
+use svc_agent::desired::ServiceName;
 use svc_agent::explain::tables::{Maps, Way};
 use svc_agent::explain::{Evidence, Origin, OriginHost, Target, answer};
 use svc_agent::inspect::Snapshot;
 use svc_agent::node::{Device, Devices};
 use svc_agent::plan::Planner;
+use svc_agent::sockets::Live;
 use svc_agent::source::once::Objects;
 use svc_common::table::{NodeConfig, node_flags};
 
@@ -26,8 +30,16 @@ pub fn answers(folder: &Path, events: &[Event], planner: &Planner) -> Option<Str
     let objects = objects(folder, events);
     let mut text = String::new();
     for question in questions.lines().filter(|line| !line.is_empty()) {
-        text += &format!("$ svc-agent explain {question}\n");
-        text += &ask(question, planner, &objects);
+        match question.strip_prefix("describe service ") {
+            Some(name) => {
+                text += &format!("$ svc-agent {question}\n");
+                text += &describe(name, planner, &objects);
+            }
+            None => {
+                text += &format!("$ svc-agent explain {question}\n");
+                text += &ask(question, planner, &objects);
+            }
+        }
         text.push('\n');
     }
     Some(text)
@@ -80,6 +92,19 @@ fn ask(question: &str, planner: &Planner, objects: &Objects) -> String {
         Ok(explanation) => explanation.text(),
         Err(error) => format!("svc-agent: {error:#}\n"),
     }
+}
+
+fn describe(name: &str, planner: &Planner, objects: &Objects) -> String {
+    let name = ServiceName {
+        namespace: "default".into(),
+        name: name.into(),
+    };
+    page(&Page {
+        name: &name,
+        maps: &maps(planner),
+        objects: Some(objects),
+        sockets: Some(Live::new()),
+    })
 }
 
 fn way(ip: IpAddr) -> Option<Way> {
