@@ -207,7 +207,8 @@ impl Page<'_> {
                     Some(_) if its.is_none() => "in no slice: see svc-agent diff".to_owned(),
                     _ => standing::why(row.state, its.copied(), view),
                 };
-                self.cells(row, why)
+                let elsewhere = left_out(row, frontends).unwrap_or_default();
+                self.cells(row, why + elsewhere)
             })
             .collect();
         let header = [
@@ -335,6 +336,24 @@ impl Page<'_> {
             )?;
         }
         Ok(())
+    }
+}
+
+/// What a Local policy keeps from an endpoint that gets its part from the other side.
+fn left_out(row: &Row, frontends: &[&ServiceItem]) -> Option<&'static str> {
+    let is_local = |scope: &str| {
+        frontends
+            .iter()
+            .any(|f| f.scope == scope && f.policy == "local")
+    };
+    match row.shares {
+        [Some(_), None] if is_local("external") => {
+            Some("; not on this node, so not for outside (policy Local)")
+        }
+        [None, Some(_)] if is_local("internal") => {
+            Some("; not on this node, so not for inside (policy Local)")
+        }
+        _ => None,
     }
 }
 
