@@ -7,7 +7,8 @@
 //! Modules in the order of the line: [`family`] and [`wire`] say what differs between IPv4 and IPv6, [`mod@packet`] holds
 //! bytes, [`parse`] reads a [`parse::Segment`], [`table`] is what the maps hold ([`filter`] is in front of one), [`select`] picks a backend ([`affinity`] the client's last), [`flow`]
 //! remembers it, [`steer`] decides (a [`decision::Decision`]), [`rewrite`], [`refuse`] and [`echo`] change bytes, [`socket`] is the same decision for
-//! `connect()`, [`tunnel`] carries packets to other nodes. [`reason`] names every way not to go through.
+//! `connect()`, [`tunnel`] carries packets to other nodes. [`reason`] names every way not to go through; [`event`] is what a watcher is
+//! shown.
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
@@ -16,6 +17,7 @@ pub mod checksum;
 pub mod crc32c;
 pub mod decision;
 pub mod echo;
+pub mod event;
 pub mod family;
 pub mod filter;
 pub mod flow;

@@ -162,8 +162,11 @@ fn open<F: Family>(
         flow::open(flow, tables)?;
         flow.decide(false, decision);
         // A connection whose entry was lost was counted when it began.
-        if flow.flags & flow_flags::COUNTED != 0 && segment.opens() {
-            flow::count(flow, 1, tables);
+        if segment.opens() {
+            tables.opened(flow);
+            if flow.flags & flow_flags::COUNTED != 0 {
+                flow::count(flow, 1, tables);
+            }
         }
         Ok(())
     });

@@ -34,6 +34,8 @@ pub trait Tables<F: Family> {
     fn remember_affinity(&self, client: &Source<F>, affinity: &Affinity<F>);
     /// None: the Service has no such endpoint any more.
     fn backend(&self, key: &BackendKey<F>) -> Option<BackendState>;
+    /// Something to tell whoever watches: this flow, the one in scratch, has just been opened.
+    fn opened(&self, _flow: &Flow<F>) {}
     /// Adds to the count of open connections, atomically. A backend that is not there is not counted.
     fn count_connection(&self, key: &BackendKey<F>, difference: i64);
     /// The turn of the run at slot `first`: 0, 1, 2, … over all CPUs.

@@ -5,6 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated as bpf;
 use aya_ebpf::programs::SockAddrContext;
+use svc_common::event::Place;
 use svc_common::family::{Ip, Port};
 
 use crate::hook::Context;
@@ -15,6 +16,8 @@ pub struct Call {
 }
 
 impl Context for Call {
+    const PLACE: Place = Place::Socket;
+
     #[inline(always)]
     fn raw(&self) -> *mut c_void {
         self.ctx.cast()

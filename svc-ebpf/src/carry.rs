@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::programs::XdpContext;
 use svc_common::echo;
-use svc_common::family::Family;
+use svc_common::event::Place;
 use svc_common::onward;
 use svc_common::packet::Packet;
 use svc_common::parse::{Segment, remember_fragment};
@@ -18,8 +18,9 @@ use svc_common::tunnel::is_tunnelled;
 use svc_common::wire::{ETH_LEN, Unreachable, dst, tcp};
 
 use crate::NEXT;
+use crate::events;
 use crate::hook::{Context, Skb, SkbEdit, frame, next_hop};
-use crate::maps::{Mapped, World, count, may_be_ours, work, xdp_reaches, xdp_redirect};
+use crate::maps::{Mapped, World, may_be_ours, work, xdp_reaches, xdp_redirect};
 use crate::tunnel;
 
 /// `TC_ACT_SHOT`.
@@ -101,7 +102,7 @@ fn hand_over<F: Mapped>(skb: &Skb, work: &Work<F>) -> i32 {
     if decision.reply
         && let Err(reason) = change(skb, segment, &decision.to)
     {
-        return shoot(reason);
+        return shoot::<F>(skb, reason);
     }
     let packet = skb.packet();
     match packet
@@ -109,7 +110,7 @@ fn hand_over<F: Mapped>(skb: &Skb, work: &Work<F>) -> i32 {
         .and_then(|()| packet.set(6, hop.smac))
     {
         Some(()) => skb.hand_over(hop.ifindex),
-        None => shoot(Reason::RewriteFailed),
+        None => shoot::<F>(skb, Reason::RewriteFailed),
     }
 }
 
@@ -143,7 +144,7 @@ pub fn ingress_l3<F: Mapped>(skb: &Skb) -> i32 {
             TRANSLATED => NEXT,
             action => action,
         },
-        None => shoot(Reason::RewriteFailed),
+        None => shoot::<F>(skb, Reason::RewriteFailed),
     }
 }
 
@@ -175,7 +176,7 @@ pub fn egress_l3<F: Mapped>(skb: &Skb) -> i32 {
         segment,
         &decision.to,
     ) {
-        Err(reason) => shoot(reason),
+        Err(reason) => shoot::<F>(skb, reason),
         Ok(()) if decision.route == Route::Inject => skb.inject(skb.ifindex()),
         Ok(()) => NEXT,
     }
@@ -194,17 +195,17 @@ fn carry<F: Mapped>(
         Err(Aside::NotOurs) => NEXT,
         Err(Aside::Echo) => echo(skb, way, scope, &work.segment),
         Err(Aside::Because(reason)) if reason.refuses() => {
-            count(reason);
+            events::lose::<F>(skb, reason, Place::Tc);
             refuse(skb, way, &work.segment)
         }
-        Err(Aside::Because(reason)) => shoot(reason),
+        Err(Aside::Because(reason)) => shoot::<F>(skb, reason),
     }
 }
 
-/// Drops a packet, counted.
+/// Drops the packet at hand, counted.
 #[inline(always)]
-pub fn shoot(reason: Reason) -> i32 {
-    count(reason);
+pub fn shoot<F: Mapped>(skb: &Skb, reason: Reason) -> i32 {
+    events::lose::<F>(skb, reason, Place::Tc);
     SHOT
 }
 
@@ -221,14 +222,14 @@ fn send<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>) -> i32 {
         return tunnel::enter(skb, segment, &decision.to);
     }
     if let Err(reason) = change(skb, segment, &decision.to) {
-        return shoot(reason);
+        return shoot::<F>(skb, reason);
     }
     if decision.route == Route::Stack {
         return if way == Way::In { TRANSLATED } else { NEXT };
     }
     match swap_ethernet(&skb.packet()) {
         Some(()) => skb.inject(skb.ifindex()),
-        None => shoot(Reason::RewriteFailed),
+        None => shoot::<F>(skb, Reason::RewriteFailed),
     }
 }
 
@@ -244,14 +245,14 @@ fn forward<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>, to: &Rewrite<F>
         return report(skb, way, segment, Unreachable::TooBig, next.mtu);
     }
     let Some(ifindex) = next.ifindex_or_none() else {
-        return shoot(Reason::NoRoute);
+        return shoot::<F>(skb, Reason::NoRoute);
     };
     if way == Way::In && F::decrement_ttl(&skb.packet(), ETH_LEN).is_none() {
         return report(skb, way, segment, Unreachable::TimeExceeded, 0);
     }
     match change(skb, segment, to) {
         Ok(()) => skb.forward(ifindex),
-        Err(reason) => shoot(reason),
+        Err(reason) => shoot::<F>(skb, reason),
     }
 }
 
@@ -262,7 +263,7 @@ pub fn change<F: Mapped>(skb: &Skb, segment: &Segment<F>, to: &Rewrite<F>) -> Re
 
 /// Tells the sender that its packet was refused.
 #[inline(always)]
-fn refuse<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
+fn refuse<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
     if segment.key.proto == TCP as u16 {
         reset(skb, way, segment)
     } else {
@@ -272,7 +273,7 @@ fn refuse<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
 
 /// Turns the packet into a TCP reset. What must not be answered is dropped.
 #[inline(never)]
-fn reset<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
+fn reset<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
     let Some(reset) = Reset::to(&skb.packet(), ETH_LEN, segment) else {
         return SHOT;
     };
@@ -284,7 +285,7 @@ fn reset<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
     let written = skb
         .resize(ETH_LEN + F::LEN + Reset::LEN)
         .and_then(|()| reset.write(&skb.packet(), ETH_LEN, &segment.key, checksum));
-    answer(skb, way, written)
+    answer::<F>(skb, way, written)
 }
 
 /// Turns the packet into an ICMP error. What must not be answered is dropped.
@@ -292,7 +293,7 @@ fn reset<F: Family>(skb: &Skb, way: Way, segment: &Segment<F>) -> i32 {
 /// A UDP packet whose checksum a device is to finish stays so marked: that device then adds to the error's unused word
 /// what keeps an ICMP checksum right. With ICMPv6 it does not, where a virtual NIC hands such packets in.
 #[inline(never)]
-pub fn report<F: Family>(
+pub fn report<F: Mapped>(
     skb: &Skb,
     way: Way,
     segment: &Segment<F>,
@@ -305,24 +306,24 @@ pub fn report<F: Family>(
     let written = skb
         .resize(ETH_LEN + F::LEN + error.size::<F>())
         .and_then(|()| error.write(&skb.packet(), ETH_LEN, &segment.key, what, mtu));
-    answer(skb, way, written)
+    answer::<F>(skb, way, written)
 }
 
 /// Turns a ping into its answer, where it gets one.
 #[inline(never)]
 fn echo<F: Mapped>(skb: &Skb, way: Way, scope: Scope, segment: &Segment<F>) -> i32 {
     match echo::answer(scope, &skb.packet(), ETH_LEN, segment, &World(skb)) {
-        Ok(()) => answer(skb, way, Some(())),
+        Ok(()) => answer::<F>(skb, way, Some(())),
         Err(Aside::NotOurs | Aside::Echo) => NEXT,
-        Err(Aside::Because(reason)) => shoot(reason),
+        Err(Aside::Because(reason)) => shoot::<F>(skb, reason),
     }
 }
 
 /// Sends what was written back to where the packet came from.
 #[inline(always)]
-fn answer(skb: &Skb, way: Way, written: Option<()>) -> i32 {
+fn answer<F: Mapped>(skb: &Skb, way: Way, written: Option<()>) -> i32 {
     match (written, way) {
-        (None, _) => shoot(Reason::RewriteFailed),
+        (None, _) => shoot::<F>(skb, Reason::RewriteFailed),
         (Some(()), Way::In) => skb.send(skb.ifindex()),
         (Some(()), Way::Out) => skb.inject(skb.ifindex()),
     }
@@ -372,7 +373,7 @@ fn xdp_forward<F: Mapped>(ctx: &XdpContext, segment: &Segment<F>, to: &Rewrite<F
         || packet.set(0, next.dmac).is_none()
         || packet.set(6, next.smac).is_none()
     {
-        count(Reason::RewriteFailed);
+        events::lose::<F>(ctx, Reason::RewriteFailed, Place::Xdp);
         return Some(aya_ebpf::bindings::xdp_action::XDP_DROP);
     }
     Some(if !back {

@@ -8,6 +8,7 @@ use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, bpf_fib_lookup as FibParams, 
 use aya_ebpf::helpers::generated as bpf;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use svc_common::checksum::Delta;
+use svc_common::event::Place;
 use svc_common::family::{Family, V6};
 use svc_common::packet::Packet;
 use svc_common::refuse::Checksum;
@@ -18,6 +19,8 @@ use svc_common::wire::{ETH_LEN, ETH_P_IP, ETH_P_IPV6, IpHeader, tcp, udp};
 
 /// A hook's context: what the helpers want as their first argument.
 pub trait Context {
+    /// For those who watch.
+    const PLACE: Place;
     fn raw(&self) -> *mut c_void;
     /// The device that the packet is at; 0 for sockets.
     fn ifindex(&self) -> u32;
@@ -149,6 +152,8 @@ pub fn next_hop<F: Family>(ctx: &impl Context, src: &F::Addr, dst: &F::Addr, len
 }
 
 impl Context for XdpContext {
+    const PLACE: Place = Place::Xdp;
+
     #[inline(always)]
     fn raw(&self) -> *mut c_void {
         self.as_ptr()
@@ -187,6 +192,8 @@ pub struct Skb {
 }
 
 impl Context for Skb {
+    const PLACE: Place = Place::Tc;
+
     #[inline(always)]
     fn raw(&self) -> *mut c_void {
         self.skb.cast()

@@ -6,6 +6,7 @@
 
 mod call;
 mod carry;
+mod events;
 mod flows;
 mod hook;
 mod maps;

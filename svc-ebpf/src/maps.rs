@@ -8,6 +8,7 @@ use svc_common::filter::{self, Bit, Line};
 use svc_common::flow::table as flow;
 use svc_common::onward::Hop;
 use svc_common::reason::Reason;
+use svc_common::socket::Target;
 use svc_common::steer::Work;
 use svc_common::table::{
     Affinity, Backend, BackendKey, BackendState, Bucket, Flow, FlowKey, FragmentKey, Frontend,
@@ -18,11 +19,12 @@ use svc_common::table::{
 };
 use svc_common::tunnel::Outer;
 
+use crate::events;
 use crate::flows::{self, Flows};
 use crate::hook::{self, Context};
 
 macro_rules! family_maps {
-    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $flow_index:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident, $work:ident, $ranges:ident, $affinities:ident, $backends:ident, $filter:ident, $find:ident, $insert:ident, $claim:ident, $take:ident, $worth:ident) => {
+    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $flow_index:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident, $work:ident, $ranges:ident, $affinities:ident, $backends:ident, $filter:ident, $find:ident, $insert:ident, $claim:ident, $take:ident, $worth:ident, $loss:ident, $opened:ident, $call:ident) => {
         #[map]
         static $addresses: HashMap<$addr, u32> =
             HashMap::with_max_entries(MAX_ADDRESSES, NO_PREALLOC);
@@ -84,6 +86,19 @@ macro_rules! family_maps {
                 flows::$worth(number, now)
             }
             #[inline(always)]
+            fn tell_loss(what: u32, ifindex: u32) {
+                events::$loss(what, ifindex);
+            }
+            #[inline(always)]
+            fn tell_flow(place: u32, ifindex: u32) {
+                events::$opened(place, ifindex);
+            }
+            #[inline(always)]
+            fn tell_call(target: &Target<Self>, backend: &Backend<Self>, refused: u32) {
+                // SAFETY: they are what they are called.
+                unsafe { events::$call(target, backend, refused) };
+            }
+            #[inline(always)]
             fn maps() -> Maps<Self> {
                 Maps {
                     addresses: &$addresses,
@@ -109,7 +124,7 @@ macro_rules! family_maps {
 /// `BPF_F_NO_PREALLOC`: memory follows the number of entries.
 const NO_PREALLOC: u32 = 1;
 /// `BPF_F_MMAPABLE`: values begin at a page, and thus at a cache line; the agent reads and writes them in place.
-const MMAPABLE: u32 = 1 << 10;
+pub(crate) const MMAPABLE: u32 = 1 << 10;
 
 /// One family's maps. Built at the call, it folds away.
 pub struct Maps<F: Family> {
@@ -138,6 +153,10 @@ pub trait Mapped: Outer {
     fn claim_record(now: u32) -> u32;
     fn take_record(number: u32, version: u32) -> bool;
     fn worth_of_record(number: u32, now: u32) -> u64;
+    /// The functions of [`crate::events`] that are verified once.
+    fn tell_loss(what: u32, ifindex: u32);
+    fn tell_flow(place: u32, ifindex: u32);
+    fn tell_call(target: &Target<Self>, backend: &Backend<Self>, refused: u32);
 }
 
 family_maps!(
@@ -161,7 +180,10 @@ family_maps!(
     flow_insert_v4,
     flow_claim_v4,
     flow_take_v4,
-    flow_worth_v4
+    flow_worth_v4,
+    tell_loss_v4,
+    tell_flow_v4,
+    tell_call_v4
 );
 family_maps!(
     V6,
@@ -184,7 +206,10 @@ family_maps!(
     flow_insert_v6,
     flow_claim_v6,
     flow_take_v6,
-    flow_worth_v6
+    flow_worth_v6,
+    tell_loss_v6,
+    tell_flow_v6,
+    tell_call_v6
 );
 
 /// Whose turn it is in the round-robin run that starts at a slot.
@@ -347,6 +372,14 @@ impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
     fn backend(&self, key: &BackendKey<F>) -> Option<BackendState> {
         // SAFETY: copied at once; a recycled entry says at worst that another endpoint is there.
         unsafe { F::maps().backends.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn opened(&self, _: &Flow<F>) {
+        // It is the one in SCRATCH, where every flow is made.
+        if events::flows_are_watched() {
+            F::tell_flow(C::PLACE as u32, self.0.ifindex());
+        }
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@ use svc_common::socket::{self, Target};
 use svc_common::table::{Backend, Tables, node_flags};
 
 use crate::call::Call;
+use crate::events;
 use crate::maps::{Mapped, World, count};
 
 /// Results of a cgroup program.
@@ -114,13 +115,14 @@ fn connect<F: Mapped>(call: &Call, addr: F::Addr, set: impl FnOnce(F::Addr)) -> 
             let peer = socket::peer(&target);
             if world.socket(&key) != Some(peer) {
                 world.remember_socket(&key, &peer);
+                events::connect(&target, &backend);
             }
             set(backend.addr);
             call.set_port(backend.port);
             ALLOW
         }
         Err(reason) => {
-            count(reason);
+            events::refuse(&target, &backend, reason);
             if reason.refuses() {
                 call.fail(ECONNREFUSED);
             }

@@ -26,14 +26,14 @@ pub fn enter<F: Mapped>(skb: &Skb, segment: &Segment<F>, to: &Rewrite<F>) -> i32
         return carry::report(skb, Way::In, segment, Unreachable::TooBig, mtu);
     }
     let Some(ifindex) = next.ifindex_or_none() else {
-        return carry::shoot(Reason::NoRoute);
+        return carry::shoot::<F>(skb, Reason::NoRoute);
     };
     if F::decrement_ttl(&skb.packet(), ETH_LEN).is_none() {
         return carry::report(skb, Way::In, segment, Unreachable::TimeExceeded, 0);
     }
     match wrap(skb, format, segment, to) {
         Ok(()) => skb.forward(ifindex),
-        Err(reason) => carry::shoot(reason),
+        Err(reason) => carry::shoot::<F>(skb, reason),
     }
 }
 
@@ -83,11 +83,11 @@ pub fn leave<F: Mapped>(skb: &Skb) -> i32 {
     match arrived {
         Ok(()) => match unwrap(skb, overhead, work) {
             Ok(()) => NEXT,
-            Err(reason) => carry::shoot(reason),
+            Err(reason) => carry::shoot::<F>(skb, reason),
         },
         Err(Aside::NotOurs | Aside::Echo) => NOTHING,
         // Its client is not told: this node may only know less than the first one, for a moment.
-        Err(Aside::Because(reason)) => carry::shoot(reason),
+        Err(Aside::Because(reason)) => carry::shoot::<F>(skb, reason),
     }
 }
 

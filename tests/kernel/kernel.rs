@@ -12,6 +12,7 @@ use aya::programs::{
 use aya::{Ebpf, EbpfLoader};
 use svc_agent::dataplane::FlowTable;
 use svc_agent::filter::Filter;
+use svc_common::event::{Event, MAX_EVENTS, Watch};
 use svc_common::family::V4;
 use svc_common::filter::{LINES, Line};
 use svc_common::memory::Memory;
@@ -202,6 +203,29 @@ impl Kernel {
 
     pub(crate) fn epoch(&mut self) -> u16 {
         self.array::<u32>("EPOCH").get(&0, 0).expect("in range") as u16
+    }
+
+    /// Until when somebody watches losses, and flows.
+    pub(crate) fn watch(&mut self, losses: u32, flows: u32) {
+        self.array("WATCH")
+            .set(0, Watch { losses, flows }, 0)
+            .expect("in range");
+    }
+
+    /// How many events there were.
+    pub(crate) fn event_count(&mut self) -> u64 {
+        self.array::<u64>("EVENT_HEAD")
+            .get(&0, 0)
+            .expect("in range")
+    }
+
+    /// Those that are still in the ring, the oldest first.
+    pub(crate) fn events(&mut self) -> Vec<Event> {
+        let ring = self.array::<Event>("EVENTS");
+        let all = (0..MAX_EVENTS).map(|i| ring.get(&i, 0).expect("in range"));
+        let mut events: Vec<Event> = all.filter(|event| event.number != 0).collect();
+        events.sort_by_key(|event| event.number);
+        events
     }
 
     /// The counters of all CPUs together.

@@ -7,6 +7,7 @@ mod cases;
 mod choice;
 mod dsr;
 mod ends;
+mod events;
 mod history;
 mod host;
 mod kernel;

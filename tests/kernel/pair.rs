@@ -163,7 +163,7 @@ fn keys<K: aya::Pod + Ord, V: aya::Pod>(map: &Entries<'_, K, V>) -> Vec<K> {
 }
 
 /// The second that the programs will see: waits where it is about to end.
-fn settled_second() -> u32 {
+pub(crate) fn settled_second() -> u32 {
     loop {
         let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock of Linux");
         if time.tv_nsec() < 900_000_000 {
