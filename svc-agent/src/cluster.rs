@@ -5,7 +5,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use state::{Change, Cluster, Event};
+pub use state::{Change, Cluster, Event, Trigger};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -5,6 +5,8 @@ mod duration;
 mod file;
 mod glob;
 mod look;
+mod monitor;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +14,8 @@ pub use cidr::Cidr;
 pub use duration::Seconds;
 pub use glob::Glob;
 pub use look::{Describe, Described, Diff, Explain, Form, Look};
+pub use monitor::{Monitor, Stream};
+pub use settings::Settings;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +44,7 @@ Examples:
   svc-agent explain svc/default/web:80   what would become of a packet, and why
   svc-agent describe service web         one Service, as the maps have it
   svc-agent diff                         do the maps say what the API says?
+  svc-agent monitor --drops              what does not get through, and why
   svc-agent cleanup                      leave nothing behind"
 )]
 pub struct Cli {
@@ -59,6 +64,8 @@ pub enum Verb {
     Describe(Describe),
     /// Compare the maps with what the API server, or a folder of manifests, says.
     Diff(Box<Diff>),
+    /// Show what is dropped or refused, and new flows, as they happen. Needs no running agent.
+    Monitor(Monitor),
     /// Test whether this node can run the agent and say what to do where it cannot.
     Check(Check),
     /// Remove every program, map and pin of the agent.
@@ -168,9 +175,15 @@ pub struct Run {
     /// 0: what an operator should know; 1: every change; 2: everything.
     #[arg(short = 'v', long, value_name = "LEVEL", default_value_t = 0)]
     pub verbosity: u8,
+    /// How the log is written, to standard error.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
     /// Remove the dataplane at exit.
     #[arg(long)]
     pub unload_on_exit: bool,
+    /// Every flag with its value, for people.
+    #[arg(skip)]
+    pub settings: Settings,
 }
 
 impl Run {
@@ -318,6 +331,13 @@ pub enum HostRouting {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    /// One object a line.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Dsr {
     Off,
     /// In an IP header of the same family.
@@ -371,16 +391,23 @@ impl FromStr for Bind {
 /// Reads the command line and, for `run`, the file it names.
 pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let argv: Vec<OsString> = argv.into_iter().collect();
-    let cli = Cli::try_parse_from(&argv)?;
+    let mut cli = Cli::try_parse_from(&argv)?;
     let file = match &cli.verb {
         Verb::Run(run) => run.config.clone(),
         Verb::Diff(diff) => diff.run.config.clone(),
         _ => None,
     };
-    let cli = match file {
-        Some(path) => file::parse_with(argv, &path)?,
-        None => cli,
+    let argv = match file {
+        Some(path) => {
+            let (with_file, argv) = file::parse_with(argv, &path)?;
+            cli = with_file;
+            argv
+        }
+        None => argv,
     };
+    if let Verb::Run(run) = &mut cli.verb {
+        run.settings = settings::of(&argv);
+    }
     let run = match &cli.verb {
         Verb::Run(run) => run,
         Verb::Diff(diff) => &diff.run,

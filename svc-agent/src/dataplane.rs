@@ -5,10 +5,12 @@
 
 pub mod cleanup;
 mod error;
+mod events;
 mod flows;
 mod links;
 mod look;
 mod maps;
+mod self_test;
 pub mod settings;
 mod sys;
 
@@ -19,15 +21,17 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{DevMapHash, MapData, MapInfo};
 use aya::{Ebpf, EbpfLoader};
+use svc_common::family::{Ip, V4, V6};
 use svc_common::reason::Reason;
 use svc_common::table::{BOUNCE, NodeConfig};
 
 pub use cleanup::{Removal, cleanup};
 pub use error::Error;
+pub use events::{Events, Watched};
 pub use flows::FlowTable;
 pub use links::{BIND_HOOKS, Hook, SOCKET_HOOKS, XdpMode, has_other_tcx, load_program};
 pub use look::Attached;
-pub use maps::Deserted;
+pub use maps::{Census, Deserted};
 
 use crate::connections::Connections;
 use crate::conntrack::Connection;
@@ -182,6 +186,20 @@ impl Dataplane {
         refused
     }
 
+    /// Runs the loaded programs on test packets of IPv4 and IPv6, which nobody else sees: one that is nobody's business
+    /// must pass as it is, and a ping of `cluster_ip` from a pod must be answered.
+    pub fn self_test(&self, v4: Option<Ip<2>>, v6: Option<Ip<8>>) -> [Result<(), String>; 2] {
+        [
+            self_test::run::<V4>(&self.ebpf, v4),
+            self_test::run::<V6>(&self.ebpf, v6),
+        ]
+    }
+
+    /// What is attached where; the devices by name.
+    pub fn attached(&self) -> &BTreeMap<(u32, Hook), String> {
+        self.links.attached()
+    }
+
     /// Attaches exactly these of the [`SOCKET_HOOKS`] and [`BIND_HOOKS`] to a cgroup; None: none of them.
     pub fn attach_sockets(
         &mut self,
@@ -246,6 +264,21 @@ impl Pinned {
 
     pub fn affinities(&self) -> Result<Affinities, Error> {
         self.maps.affinities()
+    }
+
+    /// IPv4's and IPv6's tables that the programs fill, in numbers.
+    pub fn census(&self) -> Result<[Census; 2], Error> {
+        self.maps.census()
+    }
+
+    /// The label of a service id: `namespace/name:port`, with its protocol.
+    pub fn label(&self, id: u32) -> Result<Option<String>, Error> {
+        self.maps.label(id)
+    }
+
+    /// The service id that serves an address and port; a port of 0: any that has the address.
+    pub fn service_at(&self, ip: IpAddr, port: u16, proto: u8) -> Result<Option<u32>, Error> {
+        self.maps.service_at(ip, port, proto)
     }
 
     pub fn config(&self) -> Result<NodeConfig, Error> {

@@ -1,20 +1,25 @@
 //! What asks whether the agent is well: `/healthz` (may this node get load-balancer traffic?), `/livez` (is the proxy
-//! itself well?), `/metrics`, `/proxyMode`. Paths, codes and bodies are kube-proxy's (E1–E3). Health check node ports: `node_port`.
+//! itself well?), `/readyz`; and the `pages` of the metrics address. Paths, codes and bodies are kube-proxy's (E1–E3).
+//! Health check node ports: `node_port`.
 
 mod http;
 mod node_port;
+mod pages;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::net::TcpListener;
 
 pub use http::Answer;
-use http::{Answers, Paths, accept};
+use http::{Answers, Asked, Paths, accept};
 pub use node_port::NodePortChecks;
+pub use pages::Pages;
+
+use crate::metrics::Metrics;
 
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -30,23 +35,38 @@ pub struct Error {
 pub struct Health {
     synced: AtomicBool,
     node_doomed: AtomicBool,
-    stale_since: std::sync::Mutex<Option<Timestamp>>,
+    since: Mutex<Since>,
+}
+
+#[derive(Debug, Default)]
+struct Since {
+    stale: Option<Timestamp>,
+    /// Of IPv4 and of IPv6: since when, and why, its self-test fails.
+    failing: [Option<(Timestamp, String)>; 2],
 }
 
 impl Health {
     /// Everything that is wanted is in the maps.
     pub fn synced(&self) {
         self.synced.store(true, Ordering::Release);
-        self.set_stale(None);
+        self.since().stale = None;
     }
 
     /// The last attempt to write the maps failed, and is still to be made up for.
     pub fn failed(&self) {
-        let mut since = self
-            .stale_since
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        since.get_or_insert_with(Timestamp::now);
+        self.since().stale.get_or_insert_with(Timestamp::now);
+    }
+
+    /// What the test packets of IPv4 and IPv6 have shown.
+    pub fn tested(&self, results: &[Result<(), String>; 2]) {
+        let mut since = self.since();
+        for (failing, result) in since.failing.iter_mut().zip(results) {
+            *failing = match (failing.take(), result) {
+                (_, Ok(())) => None,
+                (Some((when, _)), Err(why)) => Some((when, why.clone())),
+                (None, Err(why)) => Some((Timestamp::now(), why.clone())),
+            };
+        }
     }
 
     /// Whether the Node is on its way out, so that load balancers should look elsewhere.
@@ -54,48 +74,65 @@ impl Health {
         self.node_doomed.store(doomed, Ordering::Release);
     }
 
-    fn set_stale(&self, since: Option<Timestamp>) {
-        *self
-            .stale_since
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = since;
+    fn since(&self) -> MutexGuard<'_, Since> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether what is served is what is wanted, whatever becomes of the node.
     pub fn is_healthy(&self) -> bool {
-        self.synced.load(Ordering::Acquire) && self.stale_since().is_none()
+        self.synced.load(Ordering::Acquire) && self.trouble().is_empty()
     }
 
-    /// Since when the maps are not what they should be.
-    fn stale_since(&self) -> Option<Timestamp> {
-        *self
-            .stale_since
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// What is wrong, for people.
+    pub fn trouble(&self) -> Vec<String> {
+        let since = self.since();
+        let stale = since.stale.map(|when| {
+            format!("the maps are not what they should be since {when}: the log says why")
+        });
+        let failing = ["IPv4", "IPv6"].into_iter().zip(&since.failing);
+        let failing = failing.filter_map(|(family, failing)| {
+            let (when, why) = failing.as_ref()?;
+            Some(format!(
+                "the self-test of {family} fails since {when}: {why}"
+            ))
+        });
+        let unsynced = (!self.synced.load(Ordering::Acquire))
+            .then(|| "not everything that is wanted was written yet".to_owned());
+        unsynced.into_iter().chain(stale).chain(failing).collect()
     }
 
-    /// Answers `/healthz` and `/livez`. When all is well, the last update is now.
+    /// Whether one family is well, and since when it is not.
+    fn family(&self, number: usize) -> (bool, Option<Timestamp>) {
+        let since = self.since();
+        let failing = since.failing[number].as_ref().map(|(when, _)| *when);
+        let bad = since.stale.into_iter().chain(failing).min();
+        (self.synced.load(Ordering::Acquire) && bad.is_none(), bad)
+    }
+
+    /// Answers `/healthz`, `/livez` and `/readyz`. When all is well, the last update is now.
     pub fn answer(&self, path: &str, now: Timestamp) -> Option<Answer> {
-        let healthy = self.is_healthy();
+        let families = [self.family(0), self.family(1)];
+        let healthy = families.iter().all(|(healthy, _)| *healthy);
         let eligible = !self.node_doomed.load(Ordering::Acquire);
-        let updated = match self.stale_since() {
+        let updated = |healthy: bool, bad: Option<Timestamp>| match bad {
             None if healthy => now,
             None => Timestamp::UNIX_EPOCH,
             Some(since) => since,
         };
-        let family = json!({ "lastUpdated": updated.to_string(), "healthy": healthy });
+        let bad = families.iter().filter_map(|(_, bad)| *bad).min();
+        let family = |(healthy, bad): (bool, Option<Timestamp>)| json!({ "lastUpdated": updated(healthy, bad).to_string(), "healthy": healthy });
         let mut body = json!({
-            "lastUpdated": updated.to_string(),
+            "lastUpdated": updated(healthy, bad).to_string(),
             "currentTime": now.to_string(),
             "healthy": healthy,
-            "status": { "IPv4": family, "IPv6": family },
+            "status": { "IPv4": family(families[0]), "IPv6": family(families[1]) },
         });
         let well = match path {
             "/healthz" => {
                 body["nodeEligible"] = eligible.into();
                 healthy && eligible
             }
-            "/livez" => healthy,
+            "/livez" | "/readyz" => healthy,
             _ => return None,
         };
         Some(Answer {
@@ -111,37 +148,41 @@ impl Health {
 pub async fn serve_health(
     addr: SocketAddr,
     health: Arc<Health>,
+    metrics: Metrics,
 ) -> Result<impl Future<Output = ()>, Error> {
-    let paths = Paths(move |path: &str| health.answer(path, Timestamp::now()));
-    serve(addr, paths).await
+    let get = move |asked: Asked| {
+        let answer = health.answer(&asked.path, Timestamp::now());
+        if let Some(answer) = &answer {
+            metrics.answered(&asked.path, answer.well);
+        }
+        std::future::ready(answer)
+    };
+    serve(addr, Paths { get, put: no_put }).await
 }
 
-/// Listens for scrapes; `metrics` makes the text (Prometheus format) anew for each.
-pub async fn serve_metrics<M>(
+/// Listens for scrapes, and for people who look at the agent.
+pub async fn serve_metrics(
     addr: SocketAddr,
-    health: Arc<Health>,
-    metrics: M,
-) -> Result<impl Future<Output = ()>, Error>
-where
-    M: Fn() -> String + Send + Sync + 'static,
-{
-    let paths = Paths(move |path: &str| match path {
-        "/metrics" => Some(Answer {
-            well: true,
-            content_type: "text/plain; version=0.0.4",
-            body: metrics(),
-            weight: None,
-        }),
-        // The mode that kube-proxy would name: there is only one here.
-        "/proxyMode" => Some(Answer {
-            well: true,
-            content_type: "text/plain; charset=utf-8",
-            body: "ebpf".into(),
-            weight: None,
-        }),
-        _ => health.answer(path, Timestamp::now()),
-    });
-    serve(addr, paths).await
+    pages: Arc<Pages>,
+) -> Result<impl Future<Output = ()>, Error> {
+    let get = move |asked: Asked| {
+        let pages = pages.clone();
+        // Maps are read for it, which others shall not wait for.
+        let answer = tokio::task::spawn_blocking(move || pages.answer(&asked));
+        async move { answer.await.ok().flatten() }
+    };
+    serve(
+        addr,
+        Paths {
+            get,
+            put: pages::put,
+        },
+    )
+    .await
+}
+
+fn no_put(_: &Asked, _: &str) -> Option<Result<String, String>> {
+    None
 }
 
 /// Binds at once, so that a port in use is known before anything else happens; the future returned serves for ever.

@@ -23,7 +23,7 @@ use svc_common::table::{Affinity, Flow, Frontend, FrontendKey, Scope, Source};
 
 pub use affinity::AffinityItem;
 pub use backends::BackendItem;
-pub use flows::FlowItem;
+pub use flows::{FlowItem, state as flow_state};
 pub use nat::NatItem;
 pub use services::ServiceItem;
 pub use table::columns;

@@ -1,11 +1,10 @@
 //! `svc-agent`: arguments → verb → exit code.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use svc_agent::config::{self, Verb};
 use svc_agent::dataplane::cleanup::plural;
-use svc_agent::{check, dataplane, describe, diff, explain, get, run, shell};
+use svc_agent::{check, dataplane, describe, diff, explain, get, logging, monitor, run, shell};
 
 fn main() -> ExitCode {
     let cli = match config::parse(std::env::args_os()) {
@@ -16,10 +15,11 @@ fn main() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
     let result = match &cli.verb {
         Verb::Run(options) => {
-            log(options.verbosity);
+            logging::start(options.verbosity, options.log_format);
             serve(options).map(done)
         }
         Verb::Get(options) => get::get(options).map(done),
+        Verb::Monitor(options) => monitor::monitor(options).map(done),
         Verb::Explain(options) => explain::explain(options),
         Verb::Describe(options) => describe::describe(options).map(done),
         Verb::Diff(options) => diff::diff(options),
@@ -47,22 +47,6 @@ fn one_line(error: &anyhow::Error) -> String {
             said if said.contains(&cause) => line,
             _ => format!("{line}: {cause}"),
         })
-}
-
-fn log(verbosity: u8) {
-    let level = match verbosity {
-        0 => "info",
-        1 => "info,svc_agent=debug",
-        _ => "debug,svc_agent=trace",
-    };
-    let filter = tracing_subscriber::EnvFilter::new(level);
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(terminal)
-        .with_target(false)
-        .init();
 }
 
 fn serve(options: &config::Run) -> anyhow::Result<()> {

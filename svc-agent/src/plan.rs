@@ -283,6 +283,10 @@ impl Planner {
         &self.labels
     }
 
+    pub fn capacities(&self) -> Capacities {
+        self.capacities
+    }
+
     /// Slots that can be allocated now, of IPv4 and IPv6.
     pub fn free_slots(&self) -> [u32; 2] {
         [self.v4.free_slots(), self.v6.free_slots()]

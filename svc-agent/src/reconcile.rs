@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use svc_common::table::Scope;
+
 use crate::claims::Claims;
 use crate::cluster::{Cluster, Event};
 use crate::compile::{Facts, compile, health_check};
@@ -23,6 +25,8 @@ pub struct Reconciler {
     /// Their claims are known, they are still to be planned. Of many, only the first are kept as compiled.
     compiled: BTreeMap<ServiceName, Option<Compiled>>,
     restored: bool,
+    /// Of the Services that have any, see [`Self::no_local_endpoints`].
+    without_local: BTreeMap<ServiceName, [[usize; 2]; 2]>,
 }
 
 type Compiled = (Service, Vec<Refusal>);
@@ -55,11 +59,24 @@ impl Reconciler {
             dirty: BTreeSet::new(),
             compiled: BTreeMap::new(),
             restored: false,
+            without_local: BTreeMap::new(),
         }
     }
 
-    pub fn apply(&mut self, event: Event) {
-        self.dirty.extend(self.cluster.apply(event));
+    /// Takes in an event; whether it is news for any Service.
+    pub fn apply(&mut self, event: Event) -> bool {
+        let dirty = self.cluster.apply(event);
+        let news = !dirty.is_empty();
+        self.dirty.extend(dirty);
+        news
+    }
+
+    /// How many service ports of policy Local have endpoints, and none on this node: by family, and of the internal and
+    /// the external policy.
+    pub fn no_local_endpoints(&self) -> [[usize; 2]; 2] {
+        self.without_local.values().fold([[0; 2]; 2], |sum, more| {
+            [0, 1].map(|family| [0, 1].map(|policy| sum[family][policy] + more[family][policy]))
+        })
     }
 
     /// Takes in what is known of the node; a change concerns every Service.
@@ -164,6 +181,10 @@ impl Reconciler {
     ) {
         let (desired, lost) = self.claims.award(&name, desired);
         refusals.extend(lost);
+        match without_local(&desired) {
+            [[0, 0], [0, 0]] => self.without_local.remove(&name),
+            some => self.without_local.insert(name.clone(), some),
+        };
         let exists = self.cluster.service(&name).is_some();
         let (changes, unfit) = self.planner.plan(&name, exists.then_some(&desired));
         refusals.extend(unfit);
@@ -172,4 +193,25 @@ impl Reconciler {
         round.health_checks.insert(name.clone(), check);
         round.refusals.insert(name, refusals);
     }
+}
+
+/// By family and policy, the ports that drop what policy Local would send to an endpoint here.
+fn without_local(service: &Service) -> [[usize; 2]; 2] {
+    let mut counts = [[0; 2]; 2];
+    for port in &service.ports {
+        let dropped = port.frontends.iter().filter(|(_, frontend)| {
+            let run = port.runs.get(frontend.run);
+            frontend.drop_when_empty && run.is_none_or(|run| run.endpoints.is_empty())
+        });
+        let kinds: BTreeSet<(usize, usize)> = dropped
+            .map(|(at, _)| {
+                let external = at.scope == Scope::External;
+                (usize::from(at.ip.is_ipv6()), usize::from(external))
+            })
+            .collect();
+        for (family, policy) in kinds {
+            counts[family][policy] += 1;
+        }
+    }
+    counts
 }

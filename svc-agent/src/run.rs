@@ -5,6 +5,7 @@ mod facts;
 mod pace;
 mod past;
 mod recount;
+mod report;
 mod rest;
 mod start;
 mod sysctls;
@@ -23,6 +24,7 @@ use crate::connections;
 use crate::dataplane::{self, Dataplane};
 use crate::desired::{Refusal, ServiceName};
 use crate::health::{Health, NodePortChecks};
+use crate::metrics::{Metrics, Written};
 use crate::node::{Devices, Selection, Watch};
 use crate::notices::{Notices, Regarding};
 use crate::plan::Planner;
@@ -35,6 +37,7 @@ use crate::source;
 use pace::Pace;
 use past::Past;
 use recount::Recount;
+use report::SelfTest;
 use rest::Rest;
 
 pub(crate) use facts::{facts, node_ips};
@@ -57,8 +60,9 @@ pub async fn run(options: &Run) -> Result<()> {
         .context("reading the host's name; give --hostname-override")?;
     let (events, mut inbox) = mpsc::channel(source::QUEUE);
     // Before anything is loaded: without a source there is nothing to serve.
-    let (mut source, notices) = start::source(options, node_name.clone(), events).await?;
-    let mut agent = Agent::start(options, node_name, notices).await?;
+    let metrics = Metrics::default();
+    let (mut source, notices) = start::source(options, node_name.clone(), events, &metrics).await?;
+    let mut agent = Agent::start(options, node_name, notices, metrics).await?;
     loop {
         let due = agent.due();
         tokio::select! {
@@ -70,7 +74,7 @@ pub async fn run(options: &Run) -> Result<()> {
                 bail!("the source of Services ended");
             }
             Some(event) = inbox.recv() => {
-                agent.reconciler.apply(event);
+                agent.take_in(event);
                 agent.gather(&mut inbox).await;
             }
             changed = agent.netlink.changed() => {
@@ -105,6 +109,14 @@ async fn sleep_until(when: Option<Instant>) {
     }
 }
 
+/// What a write has changed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Changed {
+    entries: usize,
+    /// Anything of IPv4, and of IPv6.
+    families: [bool; 2],
+}
+
 /// The one writer.
 struct Agent<'a> {
     options: &'a Run,
@@ -113,6 +125,10 @@ struct Agent<'a> {
     reconciler: Reconciler,
     refusals: Refusals,
     notices: Notices,
+    metrics: Metrics,
+    /// The last change from the source was one.
+    news: bool,
+    self_test: SelfTest,
     health: Arc<Health>,
     health_checks: NodePortChecks,
     sockets: Sweeper,
@@ -132,9 +148,14 @@ struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
-    async fn start(options: &'a Run, node_name: String, notices: Notices) -> Result<Self> {
+    async fn start(
+        options: &'a Run,
+        node_name: String,
+        notices: Notices,
+        metrics: Metrics,
+    ) -> Result<Self> {
         let health = Arc::new(Health::default());
-        start::serve(options, &health, &notices).await?;
+        start::serve(options, &node_name, &health, &notices, &metrics).await?;
         let netlink = Watch::open()?;
         let devices = netlink.devices().await?;
         let mut dataplane = Dataplane::open(&options.bpf_root)?;
@@ -166,6 +187,9 @@ impl<'a> Agent<'a> {
             reconciler: Reconciler::new(cluster(options, node_name), planner),
             refusals: Refusals::default(),
             notices,
+            metrics,
+            news: false,
+            self_test: SelfTest::default(),
             health_checks: NodePortChecks::new(health.clone()),
             health,
             sockets,
@@ -201,6 +225,8 @@ impl<'a> Agent<'a> {
             .chain(self.reattach)
             .chain(self.recount.due())
             .chain(self.past.due())
+            // While a write is to be repeated, nothing is tested.
+            .chain(self.self_test.due().filter(|_| !self.pace.has_failed()))
             .chain(self.health_checks.due())
             .chain(self.rest.due())
             .min()
@@ -211,7 +237,7 @@ impl<'a> Agent<'a> {
         let until = self.pace.storm_until(Instant::now());
         // What is there is had even when the time is over.
         while let Ok(Some(event)) = tokio::time::timeout_at(until.into(), inbox.recv()).await {
-            self.reconciler.apply(event);
+            self.take_in(event);
         }
     }
 
@@ -229,14 +255,25 @@ impl<'a> Agent<'a> {
             self.attach();
         }
         self.take_facts();
-        let Some(entries) = self.write() else {
+        let start = Instant::now();
+        let Some(changed) = self.write() else {
             return self.fail();
         };
+        let entries = changed.entries;
+        if self.reconciler.cluster.synced() {
+            let written = (entries > 0).then(|| Written {
+                took: start.elapsed(),
+                families: changed.families,
+            });
+            self.metrics.programming.settled(written, entries);
+            self.report();
+        }
         if std::mem::take(&mut self.sweep) {
             self.sockets.wake();
         }
         let complete = self.synced || self.reattach.is_none();
         if self.reconciler.cluster.synced() && complete {
+            self.test_itself();
             if !self.synced {
                 self.synced = true;
                 let services = self.reconciler.cluster.services().count();
@@ -252,9 +289,9 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// Plans and writes, round by round; returns how many entries were written, None when that failed.
-    fn write(&mut self) -> Option<usize> {
-        let (start, mut entries) = (Instant::now(), 0);
+    /// Plans and writes, round by round; None when that failed.
+    fn write(&mut self) -> Option<Changed> {
+        let (start, mut changed) = (Instant::now(), Changed::default());
         loop {
             let round = self.reconciler.round();
             for (name, refusals) in round.refusals {
@@ -269,7 +306,9 @@ impl<'a> Agent<'a> {
                     tracing::error!("{error}; trying again in {} s", RETRY.as_secs());
                     return None;
                 }
-                entries += round.changes.len();
+                changed.entries += round.changes.len();
+                changed.families[0] |= !round.changes.v4.is_empty();
+                changed.families[1] |= !round.changes.v6.is_empty();
                 let batch = self.reconciler.planner.close_generation();
                 self.pace.wrote(batch, Instant::now());
             }
@@ -277,11 +316,12 @@ impl<'a> Agent<'a> {
                 break;
             }
         }
-        if entries > 0 {
+        if changed.entries > 0 {
+            let entries = changed.entries;
             self.rest.wrote(entries, Instant::now());
             tracing::debug!("wrote {entries} map entries in {:?}", start.elapsed());
         }
-        Some(entries)
+        Some(changed)
     }
 
     /// Corrects what the programs have counted for least-connections Services. Walking FLOWS takes a while, so another
@@ -326,6 +366,7 @@ impl<'a> Agent<'a> {
         self.pace.failed(Instant::now());
         self.sweep = true;
         self.health.failed();
+        self.metrics.programming.failed();
     }
 
     /// After a failed write nobody knows what is in the maps but the maps. False: they cannot be read.
@@ -333,6 +374,7 @@ impl<'a> Agent<'a> {
         match planner(&mut self.dataplane) {
             Ok(planner) => {
                 self.pace.recovered();
+                self.metrics.programming.starts_over();
                 self.reconciler.restart(planner);
                 true
             }

@@ -6,6 +6,7 @@
 mod chart;
 mod events;
 mod look;
+mod metrics;
 mod objects;
 mod prepare;
 mod server;

@@ -16,6 +16,7 @@ mod life;
 mod odd;
 mod past;
 mod paths;
+mod watch;
 mod wire;
 mod wishes;
 
@@ -172,6 +173,7 @@ fn main() {
             odd::CASES,
             past::CASES,
             dsr::CASES,
+            watch::CASES,
         ];
         for case in cases
             .into_iter()

@@ -92,7 +92,9 @@ impl Agent {
                 Event::Service(Change::All(services.collect())),
                 Event::Slice(Change::All(slices.collect())),
             ];
-            events.into_iter().for_each(|e| self.reconciler.apply(e));
+            for event in events {
+                self.reconciler.apply(event);
+            }
         } else {
             if self.known == Cluster::default() {
                 self.reconciler

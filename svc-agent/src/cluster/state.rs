@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use super::{Node, Service, Slice, SliceName};
 use crate::desired::ServiceName;
@@ -24,6 +25,15 @@ pub enum Event {
     Slice(Change<SliceName, Slice>),
     /// By name. Of others than this node's own only the addresses matter, and these only to tunnels.
     Node(Change<String, Node>),
+    /// When the change was made that the slice before this one tells of. Only measured.
+    Triggered(Trigger),
+}
+
+/// When endpoints of one family changed, as their slice is stamped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    pub at: SystemTime,
+    pub v6: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -116,6 +126,7 @@ impl Cluster {
             Event::Service(change) => self.apply_service(change),
             Event::Slice(change) => self.apply_slice(change),
             Event::Node(change) => self.apply_node(change),
+            Event::Triggered(_) => return Vec::new(),
         };
         match (before, self.synced()) {
             (true, _) => dirty.into_iter().collect(),

@@ -11,8 +11,12 @@ use serde_json::Value;
 
 use super::Cli;
 
-/// Parses a command line of `run`, or of a verb that takes its flags, again, with the file's settings for the flags that it does not have.
-pub(super) fn parse_with(mut argv: Vec<OsString>, path: &Path) -> Result<Cli, clap::Error> {
+/// Parses a command line of `run`, or of a verb that takes its flags, again, with the file's settings for the flags that
+/// it does not have. Also returns the command line that this makes.
+pub(super) fn parse_with(
+    mut argv: Vec<OsString>,
+    path: &Path,
+) -> Result<(Cli, Vec<OsString>), clap::Error> {
     let mut command = Cli::command();
     command.build();
     // Without the usage of the command line, which is not what is wrong.
@@ -30,7 +34,7 @@ pub(super) fn parse_with(mut argv: Vec<OsString>, path: &Path) -> Result<Cli, cl
         argv.extend(flags(&command, &matches, &name, &value).map_err(&wrong)?);
     }
     let matches = Cli::command()
-        .try_get_matches_from(argv)
+        .try_get_matches_from(&argv)
         .map_err(|e| match e.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => e,
             kind => clap::Error::raw(
@@ -38,7 +42,7 @@ pub(super) fn parse_with(mut argv: Vec<OsString>, path: &Path) -> Result<Cli, cl
                 format!("{} or the command line: {}\n", path.display(), what(&e)),
             ),
         })?;
-    Cli::from_arg_matches(&matches)
+    Ok((Cli::from_arg_matches(&matches)?, argv))
 }
 
 /// One setting as flags; none, when the command line has it.

@@ -59,6 +59,10 @@ pub enum Error {
         "{0}: no maps of svcplane are pinned there. Is the agent running with this --bpf-root?"
     )]
     NotPinned(PathBuf),
+    #[error(
+        "{0}: the dataplane there is of an agent that tells of no events; restart the agent, which renews it"
+    )]
+    NoEvents(PathBuf),
     #[error("{0} is not on a bpf file system: mount -t bpf bpf /sys/fs/bpf")]
     NotBpffs(PathBuf),
 }

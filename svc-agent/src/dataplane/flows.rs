@@ -2,6 +2,7 @@
 
 use std::borrow::{Borrow, BorrowMut};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::marker::PhantomData;
@@ -34,6 +35,11 @@ impl<F: Family> FlowMaps<F> {
             shape,
             family: PhantomData,
         }
+    }
+
+    /// How many flows there is room for.
+    pub(super) fn capacity(&self) -> u32 {
+        self.shape.records
     }
 
     pub(super) fn open(&self) -> Result<FlowTable<F>, Error> {
@@ -84,6 +90,15 @@ impl<F: Family> FlowTable<F> {
         let mut flows = Vec::new();
         table::each(self, |_, flow| flows.push(*flow));
         flows
+    }
+
+    /// How many flows there are by protocol and by what `sort` says of them.
+    pub(super) fn count<S: Ord>(&self, sort: impl Fn(&Flow<F>) -> S) -> BTreeMap<(u16, S), usize> {
+        let mut counts = BTreeMap::new();
+        table::each(self, |_, flow| {
+            *counts.entry((flow.forward.proto, sort(flow))).or_default() += 1;
+        });
+        counts
     }
 
     /// Notes the services of flows of which they were not known.

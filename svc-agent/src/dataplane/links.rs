@@ -86,6 +86,10 @@ impl Links {
         })
     }
 
+    pub(super) fn attached(&self) -> &BTreeMap<(u32, Hook), String> {
+        &self.attached
+    }
+
     pub(super) fn devices_with_xdp(&self) -> BTreeSet<u32> {
         self.attached
             .iter()

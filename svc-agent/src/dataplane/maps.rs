@@ -11,6 +11,7 @@ pub(super) use filter::Filters;
 pub use sockets::Deserted;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 
 use aya::Ebpf;
@@ -22,13 +23,13 @@ use svc_common::table::{NodeConfig, ServiceLabel};
 use super::Error;
 use super::flows;
 use crate::connections::Connections;
-use crate::inspect::{Affinities, Flows, Snapshot};
+use crate::inspect::{self, Affinities, Flows, Snapshot};
 use crate::plan::{Changes, label};
 use batch::Batch;
 use family::{FamilyMaps, V4_NAMES, V6_NAMES};
 
 /// Every map that outlives the agent.
-pub(super) const PINNED: [&str; 33] = [
+pub(super) const PINNED: [&str; 36] = [
     "ADDRESSES_V4",
     "ADDRESSES_V6",
     "FILTER_V4",
@@ -62,6 +63,9 @@ pub(super) const PINNED: [&str; 33] = [
     "REASONS",
     "XDP_DEVICES",
     "PEERS",
+    "WATCH",
+    "EVENTS",
+    "EVENT_HEAD",
 ];
 
 /// Where maps come from: the object that was just loaded, or their pins.
@@ -89,6 +93,15 @@ impl Supply for &Path {
         let data = MapData::from_pin(self.join(name)).map_err(failed)?;
         Map::from_map_data(data).map_err(failed)
     }
+}
+
+/// One family's tables that the programs fill, in numbers.
+pub struct Census {
+    /// By protocol and state.
+    pub flows: BTreeMap<(u16, &'static str), usize>,
+    pub flow_capacity: u32,
+    /// Entries of AFFINITY.
+    pub affinities: usize,
 }
 
 /// The clock that the programs stamp flows with.
@@ -143,6 +156,15 @@ fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
+/// What is not there is None.
+fn found<V>(result: Result<V, MapError>) -> Result<Option<V>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// What flows know of their backends is to be asked again.
 fn end_epoch(epoch: &mut Array<MapData, u32>) -> Result<(), Error> {
     let now = epoch.get(&0, 0).map_err(failing("read", "EPOCH"))?;
@@ -190,6 +212,21 @@ impl Maps {
             v6: self.v6.flows.open()?.all(),
             now: seconds_since_boot(),
         })
+    }
+
+    /// What there is in the tables that the programs fill.
+    pub(super) fn census(&self) -> Result<[Census; 2], Error> {
+        fn of<F: Family>(maps: &FamilyMaps<F>) -> Result<Census, Error>
+        where
+            F::Addr: aya::Pod,
+        {
+            Ok(Census {
+                flows: maps.flows.open()?.count(inspect::flow_state),
+                flow_capacity: maps.flows.capacity(),
+                affinities: maps.affinities.keys().count(),
+            })
+        }
+        Ok([of(&self.v4)?, of(&self.v6)?])
     }
 
     pub(super) fn affinities(&self) -> Result<Affinities, Error> {
@@ -255,6 +292,25 @@ impl Maps {
             inserted.map_err(failing("write", "PEERS"))?;
         }
         Ok(())
+    }
+
+    /// The label of a service id.
+    pub(super) fn label(&self, id: u32) -> Result<Option<String>, Error> {
+        let found = found(self.services.get(&id, 0)).map_err(failing("read", "SERVICES"))?;
+        Ok(found.map(|value| label::decode(&value)))
+    }
+
+    /// The service id that serves an address and port; a port of 0: any that has the address.
+    pub(super) fn service_at(
+        &self,
+        ip: IpAddr,
+        port: u16,
+        proto: u8,
+    ) -> Result<Option<u32>, Error> {
+        match ip {
+            IpAddr::V4(_) => self.v4.service_at(ip, port, proto),
+            IpAddr::V6(_) => self.v6.service_at(ip, port, proto),
+        }
     }
 
     /// Packets and calls that did not go through, by reason.

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -21,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections of one listener at once. More are nobody's who only asks how the node is.
 pub(super) const MOST: usize = 128;
 
+/// Bytes that can be put.
+const MOST_PUT: usize = 4096;
+
 /// What is sent back: 200 when well, else 503.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -31,23 +35,67 @@ pub struct Answer {
     pub weight: Option<usize>,
 }
 
-/// What a listener answers: by path and only to GET, or (a health check node port) to whatever is asked.
+/// What a listener answers: by path, or (a health check node port) the same to whatever is asked.
 pub(super) trait Answers: Send + Sync + 'static {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>>;
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        from: SocketAddr,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
-/// Answers of a server with paths.
-pub(super) struct Paths<A>(pub(super) A);
+/// A request, as far as anybody cares.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) path: String,
+    pub(super) accept: String,
+}
 
-impl<A: Fn(&str) -> Option<Answer> + Send + Sync + 'static> Answers for Paths<A> {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+/// Answers of a server with paths. What `get` does not know is not found; what `put` does not know cannot be put.
+pub(super) struct Paths<G, P> {
+    pub(super) get: G,
+    /// Ok: what to say. Err: what is wrong with the text that was put.
+    pub(super) put: P,
+}
+
+impl<G, P, R> Answers for Paths<G, P>
+where
+    G: Fn(Asked) -> R + Send + Sync + 'static,
+    R: Future<Output = Option<Answer>> + Send,
+    P: Fn(&Asked, &str) -> Option<Result<String, String>> + Send + Sync + 'static,
+{
+    async fn answer(&self, request: Request<Incoming>, from: SocketAddr) -> Response<Full<Bytes>> {
         let plain = |status, body: &str| response(status, "text/plain", body.to_owned());
-        if ![Method::GET, Method::HEAD].contains(request.method()) {
-            return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
-        }
-        match (self.0)(request.uri().path()) {
-            Some(answer) => answer.into_response(),
-            None => plain(StatusCode::NOT_FOUND, "not here\n"),
+        let accept = request.headers().get(ACCEPT);
+        let asked = Asked {
+            path: request.uri().path().to_owned(),
+            accept: accept
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+                .to_owned(),
+        };
+        match *request.method() {
+            Method::GET | Method::HEAD => match (self.get)(asked).await {
+                Some(answer) => answer.into_response(),
+                None => plain(StatusCode::NOT_FOUND, "not here\n"),
+            },
+            Method::PUT => {
+                let body = Limited::new(request.into_body(), MOST_PUT).collect().await;
+                let Ok(body) = body else {
+                    return plain(StatusCode::PAYLOAD_TOO_LARGE, "too long\n");
+                };
+                let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+                // Whoever may reach the address may look; to change anything one has to be on the node.
+                if !from.ip().to_canonical().is_loopback() {
+                    return plain(StatusCode::FORBIDDEN, "only from the node itself\n");
+                }
+                match (self.put)(&asked, &text) {
+                    Some(Ok(done)) => plain(StatusCode::OK, &done),
+                    Some(Err(wrong)) => plain(StatusCode::BAD_REQUEST, &wrong),
+                    None => plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
+                }
+            }
+            _ => plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
         }
     }
 }
@@ -56,7 +104,7 @@ impl<A: Fn(&str) -> Option<Answer> + Send + Sync + 'static> Answers for Paths<A>
 pub(super) struct Always<A>(pub(super) A);
 
 impl<A: Fn() -> Answer + Send + Sync + 'static> Answers for Always<A> {
-    fn answer(&self, _request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, _: Request<Incoming>, _: SocketAddr) -> Response<Full<Bytes>> {
         (self.0)().into_response()
     }
 }
@@ -96,8 +144,8 @@ pub(super) async fn accept(listener: TcpListener, answers: Arc<impl Answers>) {
     let mut connections = JoinSet::new();
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: others have to close some first.
                 tracing::warn!("accepting a health check: {error}");
@@ -112,14 +160,14 @@ pub(super) async fn accept(listener: TcpListener, answers: Arc<impl Answers>) {
         {
             oldest.abort();
         }
-        open.push_back(connections.spawn(converse(stream, answers.clone())));
+        open.push_back(connections.spawn(converse(stream, from, answers.clone())));
     }
 }
 
-async fn converse(stream: TcpStream, answers: Arc<impl Answers>) {
+async fn converse(stream: TcpStream, from: SocketAddr, answers: Arc<impl Answers>) {
     let service = service_fn(move |request| {
-        let response = answers.answer(&request);
-        async move { Ok::<_, Infallible>(response) }
+        let answers = answers.clone();
+        async move { Ok::<_, Infallible>(answers.answer(request, from).await) }
     });
     let mut http = http1::Builder::new();
     let http = http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);

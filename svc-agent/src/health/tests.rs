@@ -66,9 +66,12 @@ async fn the_listener_answers_and_turns_away() {
     let answers = health.clone();
     tokio::spawn(accept(
         listener,
-        Arc::new(Paths(move |path: &str| {
-            answers.answer(path, Timestamp::now())
-        })),
+        Arc::new(Paths {
+            get: move |asked: Asked| {
+                std::future::ready(answers.answer(&asked.path, Timestamp::now()))
+            },
+            put: no_put,
+        }),
     ));
     assert!(get(addr, "GET /healthz").await.starts_with("HTTP/1.1 503"));
     health.synced();
@@ -79,7 +82,10 @@ async fn the_listener_answers_and_turns_away() {
     );
     assert!(get(addr, "GET /other").await.starts_with("HTTP/1.1 404"));
     assert!(get(addr, "POST /healthz").await.starts_with("HTTP/1.1 405"));
-    let busy = serve_health(addr, health).await.err().unwrap();
+    let busy = serve_health(addr, health, Metrics::default())
+        .await
+        .err()
+        .unwrap();
     assert!(
         busy.to_string()
             .starts_with(&format!("listening on {addr}: ")),
@@ -120,20 +126,103 @@ async fn who_asks_is_answered_however_many_are_silent() {
     );
 }
 
-#[tokio::test]
-async fn metrics_are_made_anew_for_each_scrape_and_the_mode_is_told() {
+#[test]
+fn a_family_whose_test_packet_fails_is_unhealthy_and_the_other_is_not() {
+    let health = Health::default();
+    health.synced();
+    health.tested(&[Ok(()), Err("no answer".into())]);
+    let (well, answer) = body(&health, "/livez");
+    assert!(!well && answer["healthy"] == false);
+    assert_eq!(
+        (
+            &answer["status"]["IPv4"]["healthy"],
+            &answer["status"]["IPv6"]["healthy"]
+        ),
+        (&true.into(), &false.into())
+    );
+    assert!(!body(&health, "/readyz").0);
+    assert!(health.trouble()[0].contains("self-test of IPv6 fails"));
+    health.tested(&[Ok(()), Ok(())]);
+    assert!(body(&health, "/livez").0 && health.trouble().is_empty());
+}
+
+async fn pages() -> (SocketAddr, Arc<Pages>) {
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
-    let scrapes = std::sync::atomic::AtomicU32::new(0);
-    let metrics = move || format!("scrapes {}\n", scrapes.fetch_add(1, Ordering::Relaxed));
-    tokio::spawn(serve_metrics(free, Arc::default(), metrics).await.unwrap());
-    assert!(get(free, "GET /metrics").await.ends_with("scrapes 0\n"));
-    assert!(get(free, "GET /metrics").await.ends_with("scrapes 1\n"));
-    let mode = get(free, "GET /proxyMode").await;
+    let metrics = Metrics::default();
+    let registry = metrics.registry("/nowhere".into(), crate::notices::Notices::default());
+    let pages = Arc::new(Pages {
+        health: Arc::default(),
+        metrics,
+        registry: Arc::new(registry),
+        settings: [("xdp".to_owned(), "auto".into())].into(),
+        node_name: "n1".into(),
+        started: Timestamp::UNIX_EPOCH,
+    });
+    tokio::spawn(serve_metrics(free, pages.clone()).await.unwrap());
+    (free, pages)
+}
+
+#[tokio::test]
+async fn metrics_are_made_anew_for_each_scrape_and_the_mode_is_told() {
+    let (at, pages) = pages().await;
+    let scrape = get(at, "GET /metrics").await;
+    assert!(
+        scrape.contains("content-type: text/plain; version=0.0.4")
+            && scrape.contains("\nkubeproxy_proxy_livez_total{code=\"200\"} 0\n"),
+        "{scrape}"
+    );
+    pages.metrics.answered("/livez", true);
+    assert!(
+        get(at, "GET /metrics")
+            .await
+            .contains("\nkubeproxy_proxy_livez_total{code=\"200\"} 1\n")
+    );
+    let mode = get(at, "GET /proxyMode").await;
     assert!(
         mode.starts_with("HTTP/1.1 200") && mode.ends_with("ebpf"),
         "{mode}"
     );
+}
+
+#[tokio::test]
+async fn settings_and_state_are_shown() {
+    let (at, _) = pages().await;
+    let configz = get(at, "GET /configz").await;
+    assert!(
+        configz.ends_with(r#"{"svcplane.io":{"xdp":"auto"}}"#),
+        "{configz}"
+    );
+    assert!(get(at, "GET /flagz").await.ends_with("\nxdp=auto\n"));
+    let status = get(at, "GET /statusz").await;
+    assert!(
+        status.contains("\nNode: n1\n") && status.contains("\nTrouble: not everything"),
+        "{status}"
+    );
+    assert!(get(at, "GET /healthz").await.starts_with("HTTP/1.1 503"));
+    assert!(get(at, "GET /nothing").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test]
+async fn levels_are_put_and_nothing_else_is() {
+    let (at, _) = pages().await;
+    let put = |path: &str, body: &str| {
+        format!(
+            "PUT {path} HTTP/1.1\r\nContent-Length: {}\r\nHost: x\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    for (path, body, status) in [
+        ("/debug/flags/v", "loud", "400"),
+        ("/metrics", "1", "405"),
+        ("/debug/flags/v", &"x".repeat(5000), "413"),
+    ] {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        stream.write_all(put(path, body).as_bytes()).await.unwrap();
+        let mut text = vec![0; 12];
+        stream.read_exact(&mut text).await.unwrap();
+        assert_eq!(text, format!("HTTP/1.1 {status}").into_bytes(), "{path}");
+    }
 }

@@ -95,7 +95,8 @@ fn item<F: Family>(flow: &Flow<F>, owner: Owner, now: u32) -> FlowItem {
     }
 }
 
-pub(super) fn state<F: Family>(flow: &Flow<F>) -> &'static str {
+/// What its packets have said.
+pub fn state<F: Family>(flow: &Flow<F>) -> &'static str {
     match flow.state() {
         s if s & (flow_state::CLOSING | flow_state::BOTH_FIN) != 0 => "closing",
         s if s & flow_state::ESTABLISHED != 0 => "established",

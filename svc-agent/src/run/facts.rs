@@ -83,6 +83,7 @@ impl Agent<'_> {
         self.attached_for = node_ips;
         let missing = errors.iter().any(|error| !self.is_bonus(error));
         self.reattach = (missing || errors.len() < before).then(|| Instant::now() + RETRY);
+        self.report_hooks(&hooks);
         self.attached(hooks);
         let object = "device hooks".to_owned();
         let refusals = errors

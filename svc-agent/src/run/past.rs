@@ -93,6 +93,9 @@ impl Agent<'_> {
             self.past.due = Some(now + RETRY);
             return;
         }
+        self.metrics
+            .state
+            .past_the_stack(verdict.from_pods, verdict.from_outside);
         if self.past.verdict.as_ref() != Some(&verdict) {
             tracing::info!("packets go {}", verdict.why);
             self.past.verdict = Some(verdict);

@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 use crate::cluster::Event;
 use crate::config::{Dsr, Run, SocketLb};
 use crate::conntrack;
-use crate::dataplane::{self, Dataplane, Pinned};
-use crate::health::{self, Health};
+use crate::dataplane::{self, Dataplane};
+use crate::health::{self, Health, Pages};
+use crate::metrics::Metrics;
 use crate::node::SnatPorts;
 use crate::notices::Notices;
 use crate::source;
@@ -26,6 +27,7 @@ pub(super) async fn source(
     options: &Run,
     node_name: String,
     events: mpsc::Sender<Event>,
+    metrics: &Metrics,
 ) -> Result<(Source, Notices)> {
     if let Some(dir) = options.manifests.clone() {
         std::fs::read_dir(&dir)
@@ -36,14 +38,14 @@ pub(super) async fn source(
     }
     let client = source::kube::client(options.kubeconfig.as_deref()).await?;
     let (notices, queue) = Notices::new();
-    let theirs = notices.clone();
+    let (theirs, watches) = (notices.clone(), metrics.watches.clone());
     let nodes = match options.dsr {
         Dsr::Off => source::kube::Nodes::Named(node_name.clone()),
         Dsr::Ipip | Dsr::Geneve => source::kube::Nodes::All,
     };
     let source = async move {
         let record = source::kube::record(client.clone(), &node_name, queue);
-        let watch = source::kube::run(client.clone(), nodes, events, &theirs);
+        let watch = source::kube::run(client.clone(), nodes, events, &theirs, &watches);
         // The watches end when the agent does.
         tokio::select! {
             () = watch => (),
@@ -149,45 +151,30 @@ pub fn cgroup_root() -> Result<PathBuf> {
         .context("a line of mountinfo is too short")
 }
 
-pub(super) async fn serve(options: &Run, health: &Arc<Health>, notices: &Notices) -> Result<()> {
+/// Listens for whoever asks how the agent is.
+pub(super) async fn serve(
+    options: &Run,
+    node_name: &str,
+    health: &Arc<Health>,
+    notices: &Notices,
+    metrics: &Metrics,
+) -> Result<()> {
     if let Some(addr) = options.healthz_bind_address.0 {
-        tokio::spawn(health::serve_health(addr, health.clone()).await?);
+        tokio::spawn(health::serve_health(addr, health.clone(), metrics.clone()).await?);
     }
     if let Some(addr) = options.metrics_bind_address.0 {
-        let root = options.bpf_root.clone();
-        let notices = notices.clone();
-        let text = move || metrics(&root, &notices);
-        tokio::spawn(health::serve_metrics(addr, health.clone(), text).await?);
+        let registry = metrics.registry(options.bpf_root.clone(), notices.clone());
+        let pages = Pages {
+            health: health.clone(),
+            metrics: metrics.clone(),
+            registry: Arc::new(registry),
+            settings: options.settings.clone(),
+            node_name: node_name.to_owned(),
+            started: jiff::Timestamp::now(),
+        };
+        tokio::spawn(health::serve_metrics(addr, Arc::new(pages)).await?);
     }
     Ok(())
-}
-
-/// The counters by reason, read from the pinned maps, and those of what is refused of objects.
-fn metrics(root: &std::path::Path, notices: &Notices) -> String {
-    let mut text = String::from(
-        "# HELP svcplane_not_forwarded_total Packets and connects that a Service did not carry, by reason.\n\
-         # TYPE svcplane_not_forwarded_total counter\n",
-    );
-    match Pinned::open(root).and_then(|pinned| pinned.reasons()) {
-        Ok(reasons) => {
-            for (reason, count) in reasons {
-                text += &format!(
-                    "svcplane_not_forwarded_total{{reason=\"{}\"}} {count}\n",
-                    reason.name()
-                );
-            }
-        }
-        Err(error) => tracing::warn!("metrics: {error}"),
-    }
-    text += "# HELP svcplane_refusals_total What was refused of Services and other objects since the start, by what is wrong.\n\
-             # TYPE svcplane_refusals_total counter\n";
-    for (fault, count) in notices.counts() {
-        text += &format!(
-            "svcplane_refusals_total{{reason=\"{}\"}} {count}\n",
-            fault.name()
-        );
-    }
-    text
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::cluster::ZONE;
+use crate::cluster::{Trigger, ZONE};
 use crate::compile::ALGORITHM;
 use crate::desired::{Protocol, Refusal};
 
@@ -26,12 +26,13 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Share of new connections of the endpoints of a slice, or of a Pod (B13).
 const WEIGHT: &str = "svcplane.io/weight";
 /// The labels and annotations that are read here or in the Cluster; others need not be kept.
-pub(super) const READ_KEYS: [&str; 6] = [
+pub(super) const READ_KEYS: [&str; 7] = [
     PROXY_NAME,
     HEADLESS,
     WEIGHT,
     ALGORITHM,
     slice::SERVICE_NAME,
+    slice::LAST_CHANGE,
     ZONE,
 ];
 /// Services and slices that are ours, as a selector for the API server.
@@ -45,6 +46,8 @@ pub struct Converted<K, V> {
     /// None: it is nobody's business here.
     pub value: Option<V>,
     pub refusals: Vec<Refusal>,
+    /// When what it says now came to be, of endpoints.
+    pub trigger: Option<Trigger>,
 }
 
 /// `namespace, name`; kubectl's default namespace when there is none.

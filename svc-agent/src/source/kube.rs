@@ -21,6 +21,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::convert::{self, Converted, LABEL_SELECTOR};
 use crate::cluster::{Change, Event};
+use crate::metrics::Watches;
 use crate::notices::{Notice, Notices, Regarding};
 use crate::refusals::Refusals;
 use trimmed::Trimmed;
@@ -70,7 +71,13 @@ pub enum Nodes {
 }
 
 /// Watches until the receiver is gone.
-pub async fn run(client: Client, nodes: Nodes, events: Sender<Event>, notices: &Notices) {
+pub async fn run(
+    client: Client,
+    nodes: Nodes,
+    events: Sender<Event>,
+    notices: &Notices,
+    watches: &Watches,
+) {
     let ours = watcher::Config::default().labels(LABEL_SELECTOR);
     let (watched, nodes) = match nodes {
         Nodes::Named(name) => (
@@ -87,7 +94,7 @@ pub async fn run(client: Client, nodes: Nodes, events: Sender<Event>, notices: &
             convert::service,
             Event::Service,
             &events,
-            notices
+            (notices, watches)
         ),
         watch::<EndpointSlice, _, _>(
             &client,
@@ -96,7 +103,7 @@ pub async fn run(client: Client, nodes: Nodes, events: Sender<Event>, notices: &
             convert::slice,
             Event::Slice,
             &events,
-            notices
+            (notices, watches)
         ),
         watch::<Node, _, _>(
             &client,
@@ -105,7 +112,7 @@ pub async fn run(client: Client, nodes: Nodes, events: Sender<Event>, notices: &
             convert::node,
             Event::Node,
             &events,
-            notices
+            (notices, watches)
         ),
     );
 }
@@ -118,12 +125,13 @@ async fn watch<O, K, V>(
     convert: fn(&O) -> Converted<K, V>,
     event: fn(Change<K, V>) -> Event,
     events: &Sender<Event>,
-    notices: &Notices,
+    (notices, watches): (&Notices, &Watches),
 ) where
     O: Resource<DynamicType = ()> + Clone + Debug + Send + 'static,
     Trimmed<O>: Resource<DynamicType = ()> + DeserializeOwned,
     K: Ord + Clone,
 {
+    let kind = resource::<O>();
     let mut refusals = Refusals::default();
     let mut listed = BTreeMap::new();
     let mut trouble: Option<String> = None;
@@ -137,31 +145,43 @@ async fn watch<O, K, V>(
                 key,
                 value,
                 refusals: found,
+                trigger,
             } = convert(object);
             let new = refusals.update(&name(object), found);
             notices.refused(regarding(object).as_ref(), &new);
-            (key, value)
+            (key, value, trigger)
         };
+        if next.is_ok() {
+            watches.heard(kind);
+        }
+        let mut triggered = None;
         let change = match next {
             Ok(watcher::Event::Init) => {
                 listed.clear();
                 continue;
             }
             Ok(watcher::Event::InitApply(Trimmed(object))) => {
-                let (key, value) = taken_in(&object);
+                let (key, value, _) = taken_in(&object);
                 listed.extend(value.map(|value| (key, value)));
                 continue;
             }
-            Ok(watcher::Event::InitDone) => Change::All(std::mem::take(&mut listed)),
+            Ok(watcher::Event::InitDone) => {
+                watches.listed(kind);
+                Change::All(std::mem::take(&mut listed))
+            }
             Ok(watcher::Event::Apply(Trimmed(object))) => match taken_in(&object) {
-                (key, Some(value)) => Change::Applied(key, value),
-                (key, None) => Change::Deleted(key),
+                (key, Some(value), trigger) => {
+                    triggered = trigger.map(Event::Triggered);
+                    Change::Applied(key, value)
+                }
+                (key, None, _) => Change::Deleted(key),
             },
             Ok(watcher::Event::Delete(Trimmed(object))) => {
                 refusals.update(&name(&object), []);
                 Change::Deleted(convert(&object).key)
             }
             Err(error) => {
+                watches.failed(kind);
                 let error = one_line(&error);
                 if trouble.as_ref() != Some(&error) {
                     tracing::warn!("watching {what}: {error}; trying again, what is served stays");
@@ -173,8 +193,10 @@ async fn watch<O, K, V>(
         if trouble.take().is_some() {
             tracing::info!("watching {what}: the API server answers again");
         }
-        if events.send(event(change)).await.is_err() {
-            return;
+        for event in std::iter::once(event(change)).chain(triggered) {
+            if events.send(event).await.is_err() {
+                return;
+            }
         }
     }
 }
@@ -191,6 +213,15 @@ fn regarding<O: Resource<DynamicType = ()>>(object: &O) -> Option<Regarding> {
         name: text(&meta.name),
         uid: text(&meta.uid),
     })
+}
+
+/// As metrics name the kind.
+fn resource<O: Resource<DynamicType = ()>>() -> &'static str {
+    match O::plural(&()).as_ref() {
+        "services" => "services",
+        "endpointslices" => "endpointslices",
+        _ => "nodes",
+    }
 }
 
 fn name<O: Resource>(object: &O) -> String {

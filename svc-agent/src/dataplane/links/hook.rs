@@ -28,7 +28,7 @@ const XDP: u32 = 37;
 
 impl Hook {
     /// The program that belongs there.
-    pub(in crate::dataplane) const fn program(self) -> &'static str {
+    pub const fn program(self) -> &'static str {
         match self {
             Hook::PodIngress => "pod_ingress",
             Hook::PodEgress => "pod_egress",

@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
+use std::net::IpAddr;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError};
-use svc_common::family::Family;
+use svc_common::family::{Family, Port};
 use svc_common::table::{
-    Affinity, Backend, BackendKey, BackendState, Frontend, FrontendKey, SocketKey, SocketPeer,
-    Source,
+    Affinity, Backend, BackendKey, BackendState, Frontend, FrontendKey, Scope, SocketKey,
+    SocketPeer, Source,
 };
 
 use super::batch::Batch;
 use super::filter::FamilyFilter;
-use super::{Supply, batched, end_epoch, failing, gone, typed};
+use super::{Supply, batched, end_epoch, failing, found, gone, typed};
 use crate::dataplane::Error;
 use crate::dataplane::flows::FlowMaps;
 use crate::plan::{Actual, FamilyChanges, Range, Write};
@@ -147,6 +148,39 @@ where
             .collect::<Result<_, _>>()
             .map_err(failing("read", self.names.ranges))?;
         Actual::read(frontends, addresses, backends, ranges, slot)
+    }
+
+    pub(super) fn service_at(
+        &self,
+        ip: IpAddr,
+        port: u16,
+        proto: u8,
+    ) -> Result<Option<u32>, Error> {
+        let read = failing("read", self.names.frontends);
+        let Some(addr) = F::addr_from_std(ip) else {
+            return Ok(None);
+        };
+        if port != 0 {
+            for scope in [Scope::Internal, Scope::External] {
+                let key = FrontendKey {
+                    addr,
+                    port: Port::new(port),
+                    proto,
+                    scope: scope as u8,
+                };
+                if let Some(frontend) = found(self.frontends.get(&key, 0)).map_err(&read)? {
+                    return Ok(Some(frontend.service));
+                }
+            }
+            return Ok(None);
+        }
+        for entry in self.frontends.iter() {
+            let (key, frontend) = entry.map_err(&read)?;
+            if key.addr == addr {
+                return Ok(Some(frontend.service));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn affinities(&self) -> Result<AffinityEntries<F>, Error> {

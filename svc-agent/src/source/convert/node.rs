@@ -33,5 +33,6 @@ pub fn node(object: &core::Node) -> Converted<String, Node> {
         key,
         value: Some(node),
         refusals: notes.refusals,
+        trigger: None,
     }
 }

@@ -26,6 +26,7 @@ pub fn service(object: &core::Service) -> Converted<ServiceName, Service> {
         key,
         value,
         refusals: notes.refusals,
+        trigger: None,
     }
 }
 

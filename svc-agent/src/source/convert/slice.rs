@@ -3,16 +3,20 @@
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use k8s_openapi::api::discovery::v1 as discovery;
 
 use super::{Converted, HEADLESS, Notes, PROXY_NAME, has_label, name, tight};
-use crate::cluster::{Endpoint, Hints, Slice, SliceName};
+use crate::cluster::{Endpoint, Hints, Slice, SliceName, Trigger};
 use crate::desired::{Protocol, ServiceName};
 use crate::shared::{self, Pool};
 
 /// Which Service a slice belongs to (A4).
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// When its endpoints last changed, by the clock of the controller that wrote it (E5).
+pub(super) const LAST_CHANGE: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 pub fn slice(object: &discovery::EndpointSlice) -> Converted<SliceName, Slice> {
     let (namespace, name) = name(&object.metadata);
@@ -31,7 +35,18 @@ pub fn slice(object: &discovery::EndpointSlice) -> Converted<SliceName, Slice> {
         key,
         value,
         refusals: notes.refusals,
+        trigger: trigger(object),
     }
+}
+
+/// A stamp that makes no sense is not measured.
+fn trigger(object: &discovery::EndpointSlice) -> Option<Trigger> {
+    let stamp = object.metadata.annotations.as_ref()?.get(LAST_CHANGE)?;
+    let at: jiff::Timestamp = stamp.parse().ok()?;
+    Some(Trigger {
+        at: SystemTime::from(at),
+        v6: object.address_type == "IPv6",
+    })
 }
 
 fn converted(

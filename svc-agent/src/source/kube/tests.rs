@@ -121,7 +121,9 @@ async fn watches_survive_the_end_of_the_api_server_and_forget_what_the_next_one_
     let client = Client::try_from(Config::new(format!("http://{addr}").parse().unwrap())).unwrap();
     let (tx, mut events) = mpsc::channel(8);
     let nodes = Nodes::Named("node1".into());
-    let source = tokio::spawn(async move { run(client, nodes, tx, &Notices::default()).await });
+    let source = tokio::spawn(async move {
+        run(client, nodes, tx, &Notices::default(), &Watches::default()).await
+    });
     let mut cluster = Cluster::new("node1");
 
     until(&mut cluster, &mut events, &["a", "b"]).await;
