@@ -96,8 +96,15 @@ impl Compiler {
             cargo.env_remove(leaked);
         }
         let linker_flag = format!("-Clinker={}", linker.display());
+        // The same object from whichever folder it is built in: it says where its source is, for the verifier's messages.
+        let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let sources = remap(sources.parent().unwrap_or(sources), "svcplane");
+        let home = remap(&cargo_home(), "cargo");
         let flags = [
             &arch_cfg(),
+            &sources,
+            &home,
             "-Cdebuginfo=2",
             "-Clink-arg=--btf",
             // 32-bit instructions (Linux 5.1): fewer of them, and less stack.

@@ -34,7 +34,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub enum Error {
     #[error("reading the kubeconfig: {0}; see --kubeconfig")]
     Kubeconfig(#[from] kube::config::KubeconfigError),
-    #[error("not in a cluster ({0}); give --kubeconfig FILE or --manifests DIR")]
+    #[error(
+        "not in a cluster ({0}); give --kubeconfig FILE or --manifests DIR, or, in a pod, KUBERNETES_SERVICE_HOST the API server's own address"
+    )]
     InCluster(#[from] kube::config::InClusterError),
     #[error("making a client for the API server: {0}")]
     Client(#[from] kube::Error),
