@@ -2,6 +2,7 @@
 //! would do, planned and not done: a plan that is empty is a node whose maps are right.
 
 mod compare;
+mod settings;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -45,7 +46,8 @@ pub fn diff(options: &Diff) -> Result<ExitCode> {
 }
 
 fn look_once(options: &Diff, pinned: &Pinned) -> Result<Comparison> {
-    let run = &options.run;
+    let mut run = options.run.clone();
+    settings::complete(&mut run, pinned)?;
     let devices = look::devices().context("reading the node's devices")?;
     let node_name = run
         .node_name()
@@ -55,8 +57,9 @@ fn look_once(options: &Diff, pinned: &Pinned) -> Result<Comparison> {
         manifests: run.manifests.clone(),
         hostname_override: None,
     });
-    let cluster = run::cluster(run, node_name);
+    let cluster = run::cluster(&run, node_name);
     let objects = look::block_on(once::read(&place, cluster, Of::All))??;
+    settings::complete_node_ip(&mut run, pinned, &objects.cluster, &devices)?;
     let maps = pinned.read()?;
     let capacities = pinned.capacities()?;
     let planner = Planner::from_actual(
@@ -65,7 +68,7 @@ fn look_once(options: &Diff, pinned: &Pinned) -> Result<Comparison> {
         maps.services.clone(),
         capacities,
     );
-    Ok(compare(&maps, planner, objects, run, &devices))
+    Ok(compare(&maps, planner, objects, &run, &devices))
 }
 
 /// What the maps say against what they would after the agent's next round. Pure.

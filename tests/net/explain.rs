@@ -243,6 +243,14 @@ fn different(lab: &mut Lab) -> Result<()> {
         text(&same.stdout),
         text(&same.stderr)
     );
+    // What the agent was told of its node, the maps know.
+    let mut plain = lab
+        .topology
+        .command("node1", xtask::programs::workspace_binary("svc-agent")?)?;
+    plain.args(["diff", "--hostname-override", "node1", "--manifests"]);
+    plain.arg(&lab.manifests).arg("--bpf-root");
+    let plain = plain.arg(lab.topology.bpf_root("node1")).output()?;
+    ensure!(plain.status.code() == Some(0), "{}", text(&plain.stdout));
     let other = lab.topology.scratch().join("other");
     fs::create_dir_all(&other)?;
     let manifests = fs::read_to_string(lab.manifests.join("services.yaml"))?;

@@ -61,8 +61,10 @@ Examples:
   svc-agent diff --config /etc/svcplane/config.yaml   with the settings that the agent runs with
   svc-agent diff --manifests examples -o json
 
-It takes the flags of `run`, because what the maps should say depends on them; give it those that the agent has. Nothing
-is changed. What differs at first is looked at again a moment later: it may have been on its way.
+It takes the flags of `run`, because what the maps should say depends on them. Of those that are not given, the node's
+addresses, --cluster-cidr, --external-cluster-ip and --dsr are read from the maps; give it the others that the agent has
+(--nodeport-addresses, --hostname-override). Nothing is changed. What differs at first is looked at again a moment later:
+it may have been on its way.
 
 Exits 0 when the maps say what they should, 1 with the list when not.")]
 pub struct Diff {
