@@ -45,7 +45,7 @@ fn measure(world: &World, options: &Options, number: usize, families: [bool; 2])
         .filter_map(Step::row)
         .filter(|row| row.flows() == 0)
         .count() as u32;
-    let entries = 2 * (world.kinds * flows + new * options.rounds * NEW_BURST);
+    let entries = world.kinds * flows + new * options.rounds * NEW_BURST;
     let size = Size {
         flow_entries: entries + entries / 4,
         floor_entries: if world.name == "floors" { flows } else { 1 },

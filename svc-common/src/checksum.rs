@@ -17,14 +17,7 @@ impl Delta {
     /// An address that takes another's place.
     #[inline(always)]
     pub fn words<A: crate::family::Addr>(self, old: &A, new: &A) -> Self {
-        Self(
-            self.0
-                + if A::WORDS > 2 {
-                    long_difference(old, new)
-                } else {
-                    difference(old, new)
-                },
-        )
+        Self(self.0 + difference(old, new))
     }
 
     /// Whether it leaves every checksum as it is: zero has two forms in one's complement.
@@ -50,12 +43,6 @@ impl Delta {
             sum => sum,
         }
     }
-}
-
-/// A function of its own: inlined, its loads are hoisted and spilled all over the 512 bytes of BPF stack.
-#[inline(never)]
-fn long_difference<A: crate::family::Addr>(old: &A, new: &A) -> u32 {
-    difference(old, new)
 }
 
 #[inline(always)]

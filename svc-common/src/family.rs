@@ -54,6 +54,19 @@ pub trait Addr: Pod + Eq + Ord + Hash + Debug {
     /// # Panics
     /// Past the last word.
     fn double(&self, i: usize) -> u32;
+    /// `*self = *from`, four bytes at a time: LLVM calls `memcpy` for 16 bytes.
+    fn set(&mut self, from: &Self);
+    /// Whether both are the same, as numbers of four bytes.
+    #[inline(always)]
+    fn is(&self, other: &Self) -> bool {
+        let mut difference = 0;
+        let mut i = 0;
+        while i < Self::WORDS / 2 {
+            difference |= self.double(i) ^ other.double(i);
+            i += 1;
+        }
+        difference == 0
+    }
     /// All zeroes: "no address".
     const UNSPECIFIED: Self;
 }
@@ -79,6 +92,18 @@ impl<const N: usize> Addr for Ip<N> {
         // SAFETY: in bounds by the above, aligned by the type.
         unsafe { (&raw const self.0).cast::<u32>().add(i).read_volatile() }
     }
+
+    #[inline(always)]
+    fn set(&mut self, from: &Self) {
+        let mut i = 0;
+        while i < N / 2 {
+            let double = from.double(i);
+            // SAFETY: in bounds and aligned, as in `double`.
+            unsafe { (&raw mut self.0).cast::<u32>().add(i).write(double) };
+            i += 1;
+        }
+    }
+
     const UNSPECIFIED: Self = Self([0; N]);
 }
 

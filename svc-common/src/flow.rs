@@ -1,7 +1,7 @@
 //! The flow record: made once, followed by every later packet of either direction.
 
 use crate::decision::{Decision, Route};
-use crate::family::Family;
+use crate::family::{Addr, Family};
 use crate::parse::Segment;
 use crate::reason::Reason;
 use crate::select::{ports, tuple_hash};
@@ -63,8 +63,8 @@ impl<F: Family> Flow<F> {
     pub fn decide(&self, reply: bool, decision: &mut Decision<F>) {
         // The other direction's tuple, turned round.
         let other = if reply { &self.forward } else { &self.reply };
-        decision.to.src = other.dst;
-        decision.to.dst = other.src;
+        decision.to.src.set(&other.dst);
+        decision.to.dst.set(&other.src);
         decision.to.sport = other.dport;
         decision.to.dport = other.sport;
         decision.route = self.route(reply);
@@ -196,7 +196,7 @@ impl<F: Family> Flow<F> {
             Route::Tunnel
         } else if self.flags & flow_flags::NODE_CLIENT != 0 {
             if reply { Route::Stack } else { Route::Forward }
-        } else if self.reply.dst != self.forward.src {
+        } else if !self.reply.dst.is(&self.forward.src) {
             Route::Forward
         } else {
             Route::Stack
@@ -276,33 +276,67 @@ pub enum Known {
 }
 
 /// Decides for a packet of a known flow.
-#[inline(never)]
+#[inline(always)]
 pub fn follow<F: Family>(
     segment: &Segment<F>,
     tables: &impl Tables<F>,
     decision: &mut Decision<F>,
 ) -> Known {
-    let mut foreign = false;
-    let step = tables.flow(&segment.key, |flow, reply| {
-        let was = flow.state();
-        let step = if segment.is_error() {
-            Step::Follow
-        } else {
-            flow.refresh(reply, segment, tables)
-        };
-        if flow.flags & flow_flags::COUNTED != 0 && (was ^ flow.state()) & flow_state::CLOSING != 0
-        {
-            count(flow, -1, tables);
-        }
-        flow.decide(reply, decision);
-        foreign = flow.flags & flow_flags::FOREIGN != 0;
-        step
+    let known = tables.flow(
+        &segment.key,
+        #[inline(always)]
+        |flow, reply| note(flow, reply, segment, tables, decision),
+    );
+    known.unwrap_or(Known::No)
+}
+
+/// The same in functions of its own, for packets that seldom come: with less stack.
+#[inline(never)]
+pub fn follow_apart<F: Family>(
+    segment: &Segment<F>,
+    tables: &impl Tables<F>,
+    decision: &mut Decision<F>,
+) -> Known {
+    let known = tables.flow(&segment.key, |flow, reply| {
+        note_apart(flow, reply, segment, tables, decision)
     });
+    known.unwrap_or(Known::No)
+}
+
+#[inline(never)]
+fn note_apart<F: Family>(
+    flow: &mut Flow<F>,
+    reply: bool,
+    segment: &Segment<F>,
+    tables: &impl Tables<F>,
+    decision: &mut Decision<F>,
+) -> Known {
+    note(flow, reply, segment, tables, decision)
+}
+
+#[inline(always)]
+fn note<F: Family>(
+    flow: &mut Flow<F>,
+    reply: bool,
+    segment: &Segment<F>,
+    tables: &impl Tables<F>,
+    decision: &mut Decision<F>,
+) -> Known {
+    let was = flow.state();
+    let step = if segment.is_error() {
+        Step::Follow
+    } else {
+        flow.refresh(reply, segment, tables)
+    };
+    if flow.flags & flow_flags::COUNTED != 0 && (was ^ flow.state()) & flow_state::CLOSING != 0 {
+        count(flow, -1, tables);
+    }
+    flow.decide(reply, decision);
     match step {
-        None | Some(Step::Renew) => Known::No,
-        Some(Step::Reset) => Known::Gone,
-        Some(Step::Follow) if foreign => Known::Foreign,
-        Some(Step::Follow) => Known::Yes,
+        Step::Renew => Known::No,
+        Step::Reset => Known::Gone,
+        Step::Follow if flow.flags & flow_flags::FOREIGN != 0 => Known::Foreign,
+        Step::Follow => Known::Yes,
     }
 }
 

@@ -20,6 +20,16 @@ pub struct Hop {
     pub smac: [u8; 6],
 }
 
+/// Whether any packet may go past the stack.
+#[inline(always)]
+pub fn is_wanted<F: Family>(scope: Scope, tables: &impl Tables<F>) -> bool {
+    let wanted = match scope {
+        Scope::Internal => node_flags::PEER_FROM_PODS,
+        Scope::External => node_flags::PEER_FROM_OUTSIDE,
+    };
+    tables.config().is_some_and(|c| c.flags & wanted != 0)
+}
+
 /// For a packet that [`crate::steer::ingress`] leaves to the stack, as it is or `translated`. Ok: `work.hop` is the pod
 /// that it is for, and an answer (`work.decision.reply`) is still to be rewritten.
 #[inline(always)]
@@ -31,11 +41,7 @@ pub fn onward<F: Family>(
     tables: &impl Tables<F>,
     work: &mut Work<F>,
 ) -> Result<(), Aside> {
-    let wanted = match scope {
-        Scope::Internal => node_flags::PEER_FROM_PODS,
-        Scope::External => node_flags::PEER_FROM_OUTSIDE,
-    };
-    if tables.config().is_none_or(|c| c.flags & wanted == 0) {
+    if !is_wanted(scope, tables) {
         return Err(Aside::NotOurs);
     }
     let src = wire::src::<F>(packet, l3).ok_or(Aside::NotOurs)?;
@@ -52,7 +58,7 @@ pub fn onward<F: Family>(
     }
     work.decision.reply = false;
     if !translated {
-        match flow::follow(&work.segment, tables, &mut work.decision) {
+        match flow::follow_apart(&work.segment, tables, &mut work.decision) {
             Known::Foreign => return Err(Aside::NotOurs),
             Known::Yes if work.decision.reply => (),
             Known::Yes | Known::Gone | Known::No => work.decision.reply = false,

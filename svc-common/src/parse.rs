@@ -104,7 +104,7 @@ impl<F: Family> Segment<F> {
 }
 
 /// Reads the segment at `l3` into a room that may hold an earlier one. A reason means: unreadable; the caller decides whether that is a drop.
-#[inline(never)]
+#[inline(always)]
 pub fn segment<F: Family>(
     packet: &Packet,
     l3: usize,
@@ -113,34 +113,42 @@ pub fn segment<F: Family>(
 ) -> Result<(), Aside> {
     segment.quoted = 0;
     segment.tcp_flags = 0;
-    segment.key._pad = 0;
     segment.key.src = wire::src::<F>(packet, l3).ok_or(Reason::Truncated)?;
     segment.key.dst = wire::dst::<F>(packet, l3).ok_or(Reason::Truncated)?;
     let payload = F::payload(packet, l3).ok_or(Reason::Truncated)?;
     segment.l4 = payload.l4 as u8;
     segment.part = payload.part;
     segment.fragment_id = payload.id;
-    segment.key.proto = payload.proto as u16;
+    segment.key.set_tail(Port(0), Port(0), payload.proto as u16);
     if payload.proto == F::ICMP && payload.part == Part::Whole {
         return error(packet, segment);
     }
     transport(&payload)?;
-    let (sport, dport) = if payload.part == Part::Later {
-        let ports = tables
-            .fragment(&segment.fragment_key())
-            .ok_or(Reason::FragmentUnknown)?;
-        (ports.sport, ports.dport)
-    } else {
-        wire::ports(packet, payload.l4).ok_or(Reason::Truncated)?
-    };
-    segment.key.sport = sport;
-    segment.key.dport = dport;
-    if payload.proto == TCP && payload.part != Part::Later {
+    if payload.part == Part::Later {
+        return match follows_first(segment, tables) {
+            true => Ok(()),
+            false => Err(Reason::FragmentUnknown.into()),
+        };
+    }
+    let (sport, dport) = wire::ports(packet, payload.l4).ok_or(Reason::Truncated)?;
+    segment.key.set_tail(sport, dport, payload.proto as u16);
+    if payload.proto == TCP {
         segment.tcp_flags = packet
             .get(payload.l4 + tcp::FLAGS)
             .ok_or(Reason::Truncated)?;
     }
     Ok(())
+}
+
+/// Takes over what the first fragment has left for this one.
+#[inline(never)]
+fn follows_first<F: Family>(segment: &mut Segment<F>, tables: &impl Tables<F>) -> bool {
+    let Some(ports) = tables.fragment(&segment.fragment_key()) else {
+        return false;
+    };
+    let proto = segment.key.proto;
+    segment.key.set_tail(ports.sport, ports.dport, proto);
+    true
 }
 
 /// Whether Services have this protocol.
@@ -155,7 +163,7 @@ fn transport(payload: &Payload) -> Result<(), Aside> {
 
 /// An ICMP error: the flow is that of the quoted packet, turned round. Other ICMP is nobody's flow; a ping has a name of
 /// its own.
-#[inline(always)]
+#[inline(never)]
 fn error<F: Family>(packet: &Packet, segment: &mut Segment<F>) -> Result<(), Aside> {
     let icmp_type: u8 = packet
         .get(segment.l4() + icmp::TYPE)

@@ -73,9 +73,10 @@ pub fn apply<F: Family>(
     apply_transport(edit, l3, segment, to).ok_or(Reason::RewriteFailed)
 }
 
-/// One function, of what every packet of a flow costs: a call is dear where the kernel guards its returns.
-#[inline(never)]
-fn apply_transport<F: Family>(
+/// The same for a packet that is no ICMP error. In one function with what every packet of a flow costs: a call is dear where
+/// the kernel guards its returns.
+#[inline(always)]
+pub fn apply_transport<F: Family>(
     edit: &mut impl Edit,
     l3: usize,
     segment: &Segment<F>,
@@ -241,7 +242,7 @@ fn fix_quoted_transport(
 
 /// A transport checksum field after a change.
 #[inline(always)]
-fn apply_delta(delta: Delta, field: u16, proto: u8) -> u16 {
+pub fn apply_delta(delta: Delta, field: u16, proto: u8) -> u16 {
     if proto == UDP {
         delta.apply_udp(field)
     } else {

@@ -45,6 +45,8 @@ impl Client {
 pub struct Work<F: Family> {
     pub segment: Segment<F>,
     pub decision: Decision<F>,
+    /// What its flow has said: whether there is one, or why not to look further.
+    pub known: Result<bool, Aside>,
     /// Of [`Route::Peer`].
     pub hop: Hop,
 }
@@ -57,12 +59,19 @@ impl<F: Family> Work<F> {
             route: Route::Stack,
             reply: false,
         },
+        known: Ok(false),
         hop: Hop {
             ifindex: 0,
             dmac: [0; 6],
             smac: [0; 6],
         },
     };
+}
+
+/// Whether a packet that comes in is told to be none of ours by its destination alone. Most that are not, are.
+#[inline(always)]
+pub fn is_foreign<F: Family>(packet: &Packet, l3: usize, tables: &impl Tables<F>) -> bool {
+    wire::dst::<F>(packet, l3).is_none_or(|dst| !tables.may_have_address(&dst))
 }
 
 /// A packet that comes in, from a pod (scope Internal) or from outside (External). Ok: `work` says what to do.
@@ -74,32 +83,65 @@ pub fn ingress<F: Family>(
     tables: &impl Tables<F>,
     work: &mut Work<F>,
 ) -> Result<(), Aside> {
-    let dst = wire::dst::<F>(packet, l3).ok_or(Aside::NotOurs)?;
-    let address = tables.address(&dst) & !address_flags::PEER;
-    if address == 0 {
+    if is_foreign(packet, l3, tables) {
         return Err(Aside::NotOurs);
     }
+    if arriving(packet, l3, tables, work)? {
+        return Ok(());
+    }
+    admit(scope, tables, work)
+}
+
+/// The first half of it, for a packet that is not foreign. The flow is asked before the address, because most packets have
+/// one. Ok(false): this one has none.
+#[inline(always)]
+pub fn arriving<F: Family>(
+    packet: &Packet,
+    l3: usize,
+    tables: &impl Tables<F>,
+    work: &mut Work<F>,
+) -> Result<bool, Aside> {
     if let Err(aside) = parse::segment(packet, l3, tables, &mut work.segment) {
-        // The node's own unreadable packets, and pings, are for its stack to judge.
-        return Err(if address & address_flags::NODE != 0 {
-            Aside::NotOurs
-        } else {
-            aside
-        });
+        return unreadable(packet, l3, tables, aside).map(|()| false);
     }
     // Also where the port turns out to be somebody else's (C8): the later fragments must pass like the first.
     parse::remember_fragment(&work.segment, tables);
     match flow::follow(&work.segment, tables, &mut work.decision) {
-        Known::Yes => return Ok(()),
-        Known::Foreign => return Err(Aside::NotOurs),
-        Known::Gone => return Err(Reason::BackendGone.into()),
-        Known::No => (),
+        Known::No => Ok(false),
+        Known::Yes => Ok(true),
+        Known::Foreign => Err(Aside::NotOurs),
+        Known::Gone => Err(Reason::BackendGone.into()),
     }
+}
+
+/// The other half: a flow for the packet in `work`, which has none.
+#[inline(always)]
+pub fn admit<F: Family>(
+    scope: Scope,
+    tables: &impl Tables<F>,
+    work: &mut Work<F>,
+) -> Result<(), Aside> {
     let client = match scope {
         Scope::Internal => Client::Pod,
         Scope::External => Client::Outside,
     };
-    open(client, address, &work.segment, tables, &mut work.decision)
+    open(client, &work.segment, tables, &mut work.decision)
+}
+
+/// The node's own unreadable packets, and pings, are for its stack to judge.
+#[inline(never)]
+fn unreadable<F: Family>(
+    packet: &Packet,
+    l3: usize,
+    tables: &impl Tables<F>,
+    aside: Aside,
+) -> Result<(), Aside> {
+    let dst = wire::dst::<F>(packet, l3).ok_or(Aside::NotOurs)?;
+    let address = tables.address(&dst) & !address_flags::PEER;
+    if address == 0 || address & address_flags::NODE != 0 {
+        return Err(Aside::NotOurs);
+    }
+    Err(aside)
 }
 
 /// A packet that goes out. `local`: a process of this node sent it.
@@ -111,6 +153,21 @@ pub fn egress<F: Family>(
     tables: &impl Tables<F>,
     work: &mut Work<F>,
 ) -> Result<(), Aside> {
+    if leaving(local, packet, l3, tables, work)? {
+        return Ok(());
+    }
+    depart(tables, work)
+}
+
+/// The first half of it. Ok(false): the packet is of a process of this node, and has no flow.
+#[inline(always)]
+pub fn leaving<F: Family>(
+    local: bool,
+    packet: &Packet,
+    l3: usize,
+    tables: &impl Tables<F>,
+    work: &mut Work<F>,
+) -> Result<bool, Aside> {
     // Nothing here is ours by its address alone, so what cannot be read passes.
     if let Err(aside) = parse::segment(packet, l3, tables, &mut work.segment) {
         return Err(if local && aside == Aside::Echo {
@@ -120,36 +177,35 @@ pub fn egress<F: Family>(
         });
     }
     match flow::follow(&work.segment, tables, &mut work.decision) {
-        Known::Yes if work.decision.reply || local => return Ok(()),
-        Known::Gone if local => return Err(Reason::BackendGone.into()),
-        Known::Yes | Known::Foreign | Known::Gone => return Err(Aside::NotOurs),
-        Known::No => (),
+        Known::Yes if work.decision.reply || local => Ok(true),
+        Known::Gone if local => Err(Reason::BackendGone.into()),
+        Known::No if local => Ok(false),
+        Known::Yes | Known::Foreign | Known::Gone | Known::No => Err(Aside::NotOurs),
     }
-    if !local {
-        return Err(Aside::NotOurs);
-    }
-    let address = tables.address(&work.segment.key.dst);
-    if address & (address_flags::CLUSTER_IP | address_flags::EXTERNAL) == 0 {
-        return Err(Aside::NotOurs);
-    }
-    open(
-        Client::Node,
-        address,
-        &work.segment,
-        tables,
-        &mut work.decision,
-    )
 }
 
-/// A packet of no known flow to one of our addresses.
+/// The other half.
+#[inline(always)]
+pub fn depart<F: Family>(tables: &impl Tables<F>, work: &mut Work<F>) -> Result<(), Aside> {
+    open(Client::Node, &work.segment, tables, &mut work.decision)
+}
+
+/// A packet of no known flow.
 #[inline(never)]
 fn open<F: Family>(
     client: Client,
-    address: u32,
     segment: &Segment<F>,
     tables: &impl Tables<F>,
     decision: &mut Decision<F>,
 ) -> Result<(), Aside> {
+    let ours = match client {
+        Client::Node => address_flags::CLUSTER_IP | address_flags::EXTERNAL,
+        Client::Pod | Client::Outside => !address_flags::PEER,
+    };
+    let address = tables.address(&segment.key.dst);
+    if address & ours == 0 {
+        return Err(Aside::NotOurs);
+    }
     // An error about a flow that we do not know is for the stack, and a reset ends what is not there.
     if segment.is_error() || segment.tcp_flags & tcp::RST != 0 {
         return Err(Aside::NotOurs);

@@ -14,6 +14,11 @@ use crate::onward::Hop;
 pub trait Tables<F: Family> {
     /// Bits of [`address_flags`]; 0 when the address is not in the table.
     fn address(&self, addr: &F::Addr) -> u32;
+    /// Whether [`Self::address`] is worth asking.
+    #[inline(always)]
+    fn may_have_address(&self, addr: &F::Addr) -> bool {
+        self.address(addr) != 0
+    }
     fn frontend(&self, key: &FrontendKey<F>) -> Option<Frontend>;
     fn slot(&self, index: u32) -> Option<Backend<F>>;
     /// Runs `f` on the flow of a packet's tuple, in place; says whether the packet is an answer.
@@ -250,6 +255,22 @@ pub struct FlowKey<F: Family> {
     pub dport: Port,
     pub proto: u16,
     pub _pad: u16,
+}
+
+impl<F: Family> FlowKey<F> {
+    /// Writes ports and protocol at once: they are read together, and the processor waits for what was written in parts.
+    #[inline(always)]
+    pub fn set_tail(&mut self, sport: Port, dport: Port, proto: u16) {
+        const { assert!(core::mem::offset_of!(Self, sport) == size_of::<Self>() - 8) };
+        let tail: u64 = bytemuck::cast([sport.0, dport.0, proto, 0]);
+        // SAFETY: the last eight bytes of a key that is aligned to as many; Pod has no invalid values.
+        unsafe {
+            (&raw mut *self)
+                .cast::<u64>()
+                .add(size_of::<Self>() / 8 - 1)
+                .write(tail);
+        }
+    }
 }
 
 /// Bits of [`Flow::flags`].

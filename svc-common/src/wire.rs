@@ -133,7 +133,8 @@ pub trait IpHeader: Sized {
 /// Ports are the first four bytes of TCP, UDP and SCTP alike.
 #[inline(always)]
 pub fn ports(packet: &Packet, l4: usize) -> Option<(Port, Port)> {
-    let [sport, dport] = packet.get::<[u16; 2]>(l4)?;
+    // Four bytes at once.
+    let [sport, dport] = packet.get::<Ip<2>>(l4)?.0;
     Some((Port(sport), Port(dport)))
 }
 

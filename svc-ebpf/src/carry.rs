@@ -7,20 +7,19 @@ use aya_ebpf::programs::XdpContext;
 use svc_common::echo;
 use svc_common::event::Place;
 use svc_common::onward;
-use svc_common::packet::Packet;
 use svc_common::parse::{Segment, remember_fragment};
 use svc_common::reason::{Aside, Reason};
 use svc_common::refuse::{Checksum, IcmpError, Reset, swap_ethernet};
-use svc_common::rewrite::{Bytes, Rewrite, apply};
+use svc_common::rewrite::{Bytes, Rewrite, apply, apply_transport};
 use svc_common::steer::{self, Route, Work};
 use svc_common::table::{BOUNCE, Scope, TCP, Tables, address_flags};
 use svc_common::tunnel::is_tunnelled;
-use svc_common::wire::{ETH_LEN, Unreachable, dst, tcp};
+use svc_common::wire::{ETH_LEN, Part, Unreachable, dst, tcp};
 
 use crate::NEXT;
 use crate::events;
 use crate::hook::{Context, Skb, SkbEdit, frame, next_hop};
-use crate::maps::{Mapped, World, may_be_ours, work, xdp_reaches, xdp_redirect};
+use crate::maps::{Mapped, World, work, xdp_reaches, xdp_redirect};
 use crate::tunnel;
 
 /// `TC_ACT_SHOT`.
@@ -28,6 +27,10 @@ const SHOT: i32 = 2;
 
 /// Of [`send`]: the packet has got another destination, and is the stack's to route.
 const TRANSLATED: i32 = NOTHING + 1;
+
+/// Of [`hasten`]: the rest is to be done with the packet in WORK, by whoever called it: with the stack that it has given
+/// back, and only there, for the verifier walks all that follows once for every caller.
+const REST: i32 = NOTHING + 2;
 
 /// Of [`crate::tunnel::leave`]: the packet is to be met like any other.
 pub const NOTHING: i32 = i32::MIN;
@@ -58,21 +61,18 @@ pub fn node_ingress<F: Mapped>(skb: &Skb) -> i32 {
 /// told by their destination alone.
 #[inline(always)]
 pub fn meet<F: Mapped>(skb: &Skb, scope: Scope) -> i32 {
-    let action = if is_foreign::<F>(&skb.packet(), ETH_LEN) {
+    let action = if steer::is_foreign::<F>(&skb.packet(), ETH_LEN, &World(skb)) {
         NEXT
     } else {
         ingress::<F>(skb, scope)
     };
     match action {
-        NEXT => onward::<F>(skb, scope, false),
-        TRANSLATED => onward::<F>(skb, scope, true),
+        NEXT | TRANSLATED if onward::is_wanted::<F>(scope, &World(skb)) => {
+            onward::<F>(skb, scope, action == TRANSLATED)
+        }
+        TRANSLATED => NEXT,
         action => action,
     }
-}
-
-#[inline(always)]
-fn is_foreign<F: Mapped>(packet: &Packet, l3: usize) -> bool {
-    dst::<F>(packet, l3).is_none_or(|dst| !may_be_ours::<F>(&dst))
 }
 
 /// What the stack would only route to a pod of this node is handed to it.
@@ -95,6 +95,7 @@ fn hand_over<F: Mapped>(skb: &Skb, work: &Work<F>) -> i32 {
         segment,
         decision,
         hop,
+        ..
     } = work;
     if skb.age::<F>().is_none() {
         return NEXT;
@@ -114,22 +115,88 @@ fn hand_over<F: Mapped>(skb: &Skb, work: &Work<F>) -> i32 {
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn ingress<F: Mapped>(skb: &Skb, scope: Scope) -> i32 {
-    let Some(work) = work::<F>() else {
-        return NEXT;
-    };
-    let result = steer::ingress(scope, &skb.packet(), ETH_LEN, &World(skb), work);
-    carry::<F>(skb, Way::In, scope, work, result)
+    match arriving::<F>(skb) {
+        REST => admit::<F>(skb, scope),
+        action => action,
+    }
 }
 
 #[inline(never)]
-pub fn egress<F: Mapped>(skb: &Skb, local: bool) -> i32 {
+fn arriving<F: Mapped>(skb: &Skb) -> i32 {
     let Some(work) = work::<F>() else {
         return NEXT;
     };
-    let result = steer::egress(local, &skb.packet(), ETH_LEN, &World(skb), work);
+    work.known = steer::arriving(&skb.packet(), ETH_LEN, &World(skb), work);
+    hasten::<F>(skb, Way::In, work)
+}
+
+#[inline(never)]
+fn admit<F: Mapped>(skb: &Skb, scope: Scope) -> i32 {
+    let Some(work) = work::<F>() else {
+        return NEXT;
+    };
+    let result = match work.known {
+        Ok(true) => Ok(()),
+        Ok(false) => steer::admit(scope, &World(skb), work),
+        Err(aside) => Err(aside),
+    };
+    carry::<F>(skb, Way::In, scope, work, result)
+}
+
+#[inline(always)]
+pub fn egress<F: Mapped>(skb: &Skb, local: bool) -> i32 {
+    match leaving::<F>(skb, local) {
+        REST => depart::<F>(skb, local),
+        action => action,
+    }
+}
+
+#[inline(never)]
+fn leaving<F: Mapped>(skb: &Skb, local: bool) -> i32 {
+    let Some(work) = work::<F>() else {
+        return NEXT;
+    };
+    work.known = steer::leaving(local, &skb.packet(), ETH_LEN, &World(skb), work);
+    hasten::<F>(skb, Way::Out, work)
+}
+
+#[inline(never)]
+fn depart<F: Mapped>(skb: &Skb, local: bool) -> i32 {
+    let Some(work) = work::<F>() else {
+        return NEXT;
+    };
+    let result = match work.known {
+        Ok(false) if local => steer::depart(&World(skb), work),
+        Ok(_) => Ok(()),
+        Err(aside) => Err(aside),
+    };
     carry::<F>(skb, Way::Out, Scope::Internal, work, result)
+}
+
+/// All that most packets need: those of known flows that the stack routes, and those that are not ours.
+#[inline(always)]
+fn hasten<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>) -> i32 {
+    let Work {
+        segment, decision, ..
+    } = work;
+    match work.known {
+        Ok(true)
+            if decision.route == Route::Stack
+                && segment.part == Part::Whole
+                && !segment.is_error() =>
+        {
+            let mut edit = SkbEdit::<F>(skb, PhantomData);
+            match apply_transport(&mut edit, ETH_LEN, segment, &decision.to) {
+                Some(()) if way == Way::In => TRANSLATED,
+                Some(()) => NEXT,
+                None => shoot::<F>(skb, Reason::RewriteFailed),
+            }
+        }
+        Err(Aside::NotOurs) => NEXT,
+        _ => REST,
+    }
 }
 
 /// From outside, by a device without Ethernet headers (WireGuard, IPIP, TUN): what may be ours gets room for such a
@@ -256,7 +323,8 @@ fn forward<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>, to: &Rewrite<F>
     }
 }
 
-#[inline(always)]
+/// Changes a packet on a way that few take.
+#[inline(never)]
 pub fn change<F: Mapped>(skb: &Skb, segment: &Segment<F>, to: &Rewrite<F>) -> Result<(), Reason> {
     apply(&mut SkbEdit::<F>(skb, PhantomData), ETH_LEN, segment, to)
 }
@@ -331,7 +399,7 @@ fn answer<F: Mapped>(skb: &Skb, way: Way, written: Option<()>) -> i32 {
 
 #[inline(always)]
 pub fn xdp<F: Mapped>(ctx: &XdpContext) -> u32 {
-    if is_foreign::<F>(&frame(ctx), ETH_LEN) {
+    if steer::is_foreign::<F>(&frame(ctx), ETH_LEN, &World(ctx)) {
         return XDP_PASS;
     }
     xdp_ours::<F>(ctx)
@@ -342,7 +410,11 @@ fn xdp_ours<F: Mapped>(ctx: &XdpContext) -> u32 {
     let Some(work) = work::<F>() else {
         return XDP_PASS;
     };
-    let result = steer::ingress(Scope::External, &frame(ctx), ETH_LEN, &World(ctx), work);
+    let result = match steer::arriving(&frame(ctx), ETH_LEN, &World(ctx), work) {
+        Ok(true) => Ok(()),
+        Ok(false) => steer::admit(Scope::External, &World(ctx), work),
+        Err(aside) => Err(aside),
+    };
     // Whatever is not simply forwarded, tc finishes: it sees the same tables and finds the flow made.
     let Work {
         segment, decision, ..

@@ -6,13 +6,15 @@ use core::mem::zeroed;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, bpf_fib_lookup as FibParams, xdp_md};
 use aya_ebpf::helpers::generated as bpf;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use svc_common::checksum::Delta;
 use svc_common::event::Place;
 use svc_common::family::{Family, V6};
 use svc_common::packet::Packet;
 use svc_common::refuse::Checksum;
-use svc_common::rewrite::Edit;
+use svc_common::rewrite::{Edit, apply_delta};
 use svc_common::table::{TCP, UDP};
 use svc_common::tunnel::Format;
 use svc_common::wire::{ETH_LEN, ETH_P_IP, ETH_P_IPV6, IpHeader, tcp, udp};
@@ -32,12 +34,31 @@ pub trait Context {
     }
 }
 
-/// Seconds since boot, by the clock that costs least (Linux 5.11).
+/// What the clock said, and at which tick: above 32 bits of the tick's number, the second.
+#[map]
+static CLOCK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Seconds since boot. The kernel's tick is one load, its cheapest clock (Linux 5.11) a few calls: asked once a tick.
 #[inline(always)]
 pub fn seconds() -> u32 {
     // SAFETY: takes nothing, returns a number.
+    let tick = unsafe { bpf::bpf_jiffies64() } as u32;
+    match CLOCK.get(0) {
+        Some(said) if *said as u32 == tick => (*said >> 32) as u32,
+        _ => ask(tick),
+    }
+}
+
+#[inline(never)]
+fn ask(tick: u32) -> u32 {
+    // SAFETY: takes nothing, returns a number.
     let ns = unsafe { bpf::bpf_ktime_get_coarse_ns() };
-    (ns / 1_000_000_000) as u32
+    let seconds = (ns / 1_000_000_000) as u32;
+    if let Some(said) = CLOCK.get_ptr_mut(0) {
+        // SAFETY: a per-CPU slot, written at once: what interrupts us finds a tick with its second.
+        unsafe { said.write_volatile((seconds as u64) << 32 | tick as u64) };
+    }
+    seconds
 }
 
 #[inline(always)]
@@ -439,20 +460,21 @@ impl<F: Family> Edit for SkbEdit<'_, F> {
         proto: u8,
     ) -> Option<()> {
         let udp = if proto == UDP { MARK_MANGLED_0 } else { 0 };
-        let (skb, off) = (self.0.skb, off as u32);
+        let before = self.packet().get(off)?;
+        let (skb, at) = (self.0.skb, off as u32);
         // Since 6.16 the kernel wants to know about IPv6, whose pseudo-header is covered by no header checksum, to keep
         // a CHECKSUM_COMPLETE right; older kernels refuse the flag.
         let mut status = -1;
         if F::VERSION == 6 {
             // SAFETY: a helper on our context; size 0 with `from` 0 means "to is a difference".
             status = unsafe {
-                bpf::bpf_l4_csum_replace(skb, off, 0, addresses.0 as u64, PSEUDO_HDR | IPV6 | udp)
+                bpf::bpf_l4_csum_replace(skb, at, 0, addresses.0 as u64, PSEUDO_HDR | IPV6 | udp)
             };
         }
         if status != 0 {
             // SAFETY: as above.
             status = unsafe {
-                bpf::bpf_l4_csum_replace(skb, off, 0, addresses.0 as u64, PSEUDO_HDR | udp)
+                bpf::bpf_l4_csum_replace(skb, at, 0, addresses.0 as u64, PSEUDO_HDR | udp)
             };
         }
         if status != 0 {
@@ -461,8 +483,17 @@ impl<F: Family> Edit for SkbEdit<'_, F> {
         if ports.is_none() {
             return Some(());
         }
-        // SAFETY: as above.
-        let status = unsafe { bpf::bpf_l4_csum_replace(skb, off, 0, ports.0 as u64, udp) };
-        (status == 0).then_some(())
+        if addresses.is_none() {
+            // SAFETY: as above.
+            let status = unsafe { bpf::bpf_l4_csum_replace(skb, at, 0, ports.0 as u64, udp) };
+            return (status == 0).then_some(());
+        }
+        // A sum that is yet to be finished has grown by what the addresses have, any other shrunk: the ports, which no
+        // pseudo-header covers, are in that one only.
+        let after = self.packet().get(off)?;
+        if after == apply_delta(addresses, before, proto) {
+            self.packet().set(off, apply_delta(ports, after, proto))?;
+        }
+        Some(())
     }
 }

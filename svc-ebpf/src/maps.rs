@@ -253,7 +253,7 @@ pub fn work<F: Mapped>() -> Option<&'static mut Work<F>> {
 
 /// Whether an address may be in ADDRESSES: what most packets that are not ours are told by.
 #[inline(always)]
-pub fn may_be_ours<F: Mapped>(addr: &F::Addr) -> bool {
+fn may_be_ours<F: Mapped>(addr: &F::Addr) -> bool {
     let bit = Bit::of(addr);
     let line = F::maps().filter.get(bit.line());
     line.is_some_and(|line| bit.is_set_in(line))
@@ -295,6 +295,11 @@ impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
         unsafe { F::maps().addresses.get(addr) }
             .copied()
             .unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn may_have_address(&self, addr: &F::Addr) -> bool {
+        may_be_ours::<F>(addr)
     }
 
     #[inline(always)]

@@ -7,14 +7,23 @@ use crate::table::{Flow, TCP, Tables, UDP, backend_state, node_flags};
 
 /// Whether the client must not be sent to the flow's backend any more. UDP: it has stopped serving while some other
 /// endpoint serves; with none serving kube-proxy leaves its flows as they are, too. TCP, if wanted: it is gone altogether.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn is_lost<F: Family>(flow: &mut Flow<F>, proto: u16, tables: &impl Tables<F>) -> bool {
     // Read first: what changes after it is noticed by the next packet.
     let epoch = tables.epoch();
+    flow.epoch != epoch
+        && (proto == TCP as u16 || proto == UDP as u16)
+        && has_left(flow, proto, epoch, tables)
+}
+
+#[inline(never)]
+fn has_left<F: Family>(
+    flow: &mut Flow<F>,
+    proto: u16,
+    epoch: u16,
+    tables: &impl Tables<F>,
+) -> bool {
     let is_tcp = proto == TCP as u16;
-    if flow.epoch == epoch || !(is_tcp || proto == UDP as u16) {
-        return false;
-    }
     if is_tcp && config(tables).flags & node_flags::RESET_GONE == 0 {
         return false;
     }

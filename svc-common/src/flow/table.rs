@@ -192,12 +192,33 @@ fn version<F: Family>(record: *mut Record<F>) -> *mut u32 {
 /// Compares eight bytes at a time.
 #[inline(always)]
 fn same<F: Family>(a: *const FlowKey<F>, b: *const FlowKey<F>) -> bool {
-    let (a, b) = (a.cast::<u64>(), b.cast::<u64>());
+    // SAFETY: within the key, which is aligned to 8; volatile, because others write it.
+    equal(a, |i| unsafe { b.cast::<u64>().add(i).read_volatile() })
+}
+
+/// The same for a packet's tuple, which was written by fours a moment ago: a processor waits for the halves to come together.
+#[inline(always)]
+fn is_packet<F: Family>(a: *const FlowKey<F>, packet: &FlowKey<F>) -> bool {
+    let words: *const u32 = (&raw const *packet).cast();
+    equal(a, |i| {
+        // SAFETY: within the key; volatile, so that they are not put together to what `same` reads.
+        let words = unsafe {
+            [
+                words.add(2 * i).read_volatile(),
+                words.add(2 * i + 1).read_volatile(),
+            ]
+        };
+        bytemuck::cast(words)
+    })
+}
+
+#[inline(always)]
+fn equal<F: Family>(a: *const FlowKey<F>, b: impl Fn(usize) -> u64) -> bool {
     let mut difference = 0;
     let mut i = 0;
     while i < size_of::<FlowKey<F>>() / 8 {
-        // SAFETY: within the keys, which are aligned to 8; volatile, because others write them.
-        difference |= unsafe { a.add(i).read_volatile() ^ b.add(i).read_volatile() };
+        // SAFETY: as in `same`.
+        difference |= unsafe { a.cast::<u64>().add(i).read_volatile() } ^ b(i);
         i += 1;
     }
     difference == 0
@@ -205,7 +226,12 @@ fn same<F: Family>(a: *const FlowKey<F>, b: *const FlowKey<F>) -> bool {
 
 /// The version at which the slot's record is a flow with this tuple; 0: it is none.
 #[inline(always)]
-fn names<F: Family>(slot: u32, key: &FlowKey<F>, busy_too: bool, store: &impl Store<F>) -> u32 {
+fn names<F: Family>(
+    slot: u32,
+    busy_too: bool,
+    is_it: impl FnOnce(*const FlowKey<F>) -> bool,
+    store: &impl Store<F>,
+) -> u32 {
     let Some(record) = store.record(slot & NUMBER) else {
         return 0;
     };
@@ -222,7 +248,57 @@ fn names<F: Family>(slot: u32, key: &FlowKey<F>, busy_too: bool, store: &impl St
             &raw const (*record).flow.forward
         }
     };
-    if same(own, key) { before } else { 0 }
+    if is_it(own) { before } else { 0 }
+}
+
+/// The flow of a packet's tuple. Most lie in the slot that their hash names first, and most packets of no flow meet no tag
+/// like theirs.
+#[inline(always)]
+fn find_first<F: Family>(key: &FlowKey<F>, store: &impl Store<F>) -> Hit {
+    let Some(shape) = store.shape() else {
+        return 0;
+    };
+    let hash = hash(key, shape);
+    let Some(line) = line(hash, shape, store) else {
+        return 0;
+    };
+    let tag = tag(hash);
+    // SAFETY: within the bucket.
+    let slot = read(unsafe { line.add(way(hash, 0)) });
+    if slot >> TAG_SHIFT == tag {
+        let version = names(slot, false, |own| is_packet(own, key), store);
+        if version != 0 {
+            return hit(version, slot);
+        }
+    } else if !holds(line, tag) {
+        return 0;
+    }
+    store.find(key, 0)
+}
+
+/// Whether a slot of a bucket may have this tag: all at once, two slots a word.
+#[inline(always)]
+fn holds(line: *const u32, tag: u32) -> bool {
+    const LOW: u64 = 1 << TAG_SHIFT | 1 << (TAG_SHIFT + 32);
+    const TAGS: u64 = LOW * ((1 << (32 - TAG_SHIFT)) - 1);
+    const HIGH: u64 = 1 << 31 | 1 << 63;
+    let wanted = LOW * tag as u64;
+    let line = line.cast::<u64>();
+    let (mut any, mut i) = (0, 0);
+    while i < WAYS / 2 {
+        // SAFETY: within the bucket, which is aligned; volatile, because others write it.
+        let slots = unsafe { line.add(i).read_volatile() };
+        // What is zero borrows from its highest bit.
+        let difference = (slots ^ wanted) & TAGS;
+        any |= difference.wrapping_sub(LOW) & !difference;
+        i += 1;
+    }
+    any & HIGH != 0
+}
+
+#[inline(always)]
+const fn hit(version: u32, slot: u32) -> Hit {
+    (version as u64) << 32 | (slot & (REPLY | NUMBER)) as u64
 }
 
 /// The flow of a packet's tuple. `except`, if not 0: for the insertion of this record, whose twin may be busy yet.
@@ -241,9 +317,9 @@ pub fn find<F: Family>(key: &FlowKey<F>, except: u32, store: &impl Store<F>) -> 
         // SAFETY: within the bucket.
         let slot = read(unsafe { line.add(way(hash, i)) });
         if slot >> TAG_SHIFT == tag && slot & NUMBER != except {
-            let version = names(slot, key, except != 0, store);
+            let version = names(slot, except != 0, |own| same(own, key), store);
             if version != 0 {
-                return (version as u64) << 32 | (slot & (REPLY | NUMBER)) as u64;
+                return hit(version, slot);
             }
         }
         i += 1;
@@ -259,7 +335,7 @@ pub fn with<F: Family, R>(
     store: &impl Store<F>,
     f: impl FnOnce(&mut Flow<F>, bool) -> R,
 ) -> Option<R> {
-    let hit = store.find(key, 0);
+    let hit = find_first(key, store);
     if hit == 0 {
         return None;
     }

@@ -77,7 +77,7 @@ fn follow<F: Family>(
     tables: &impl Tables<F>,
     decision: &mut Decision<F>,
 ) -> bool {
-    flow::follow(segment, tables, decision) == Known::Yes
+    flow::follow_apart(segment, tables, decision) == Known::Yes
         && !decision.reply
         && decision.route == Route::Stack
         && decision.to.dst == *backend
