@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytemuck::Zeroable;
 
+use super::index::{TAG_SHIFT, hash, tag};
+use super::records::BUSY;
 use super::tests::flow;
 use super::*;
 use crate::family::{V4, V6};

@@ -10,6 +10,7 @@ use std::vec::Vec;
 use bytemuck::Zeroable;
 use proptest::prelude::*;
 
+use super::index::hash;
 use super::*;
 use crate::family::{Port, V4, V6};
 use crate::table::{TCP, UDP, flow_state};

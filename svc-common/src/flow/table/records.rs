@@ -1,0 +1,147 @@
+//! Records: taken, judged, and given back.
+
+use super::index::clear;
+use super::{NUMBER, REPLY, Record, Store, read, seen_at, version};
+use crate::family::Family;
+use crate::table::{Flow, NodeConfig};
+
+/// How many records are looked at for one that a new flow may have: four in a row at the hand, and until there is one that
+/// is free, over or unanswered, four at each of the places that follow. Of a table nine tenths full of connections, one flow in a thousand finds no room.
+const REACH: u32 = 64;
+const IN_A_ROW: u32 = 4;
+const STRIDE: u32 = 0x9e37_79b1;
+
+/// The low bits of [`Record::version`]; the others count how often it has changed hands.
+pub(super) const KIND: u32 = 3;
+pub(super) const BUSY: u32 = 1;
+pub(super) const USED: u32 = 2;
+
+/// An answered flow may have to go for a new one only after so many seconds of silence.
+const KEPT_SECONDS: u32 = 600;
+/// [`worth`]: what has the lowest goes first.
+const FREE: u32 = 0;
+const OVER: u32 = 1;
+const UNANSWERED: u32 = 1 << 30;
+const IDLE: u32 = 1 << 31;
+pub(super) const KEPT: u32 = u32::MAX;
+
+/// Ends being busy: a version that was not there before. (30 bits of it come round only after a billion flows in this one
+/// record.) Swapped though only its owner writes it now, because what it wrote to the record must be there before.
+#[inline(always)]
+pub(super) fn set_version<F: Family>(record: *mut Record<F>, kind: u32, store: &impl Store<F>) {
+    let at = version(record);
+    let busy = read(at);
+    let new = (busy | KIND).wrapping_add(1) | kind;
+    // SAFETY: a version.
+    unsafe { store.swap(at, busy, new) };
+}
+
+/// Takes a record for ourselves, if it is still at the version that it was seen at. A flow in it loses its slots.
+#[inline(always)]
+pub fn take<F: Family>(number: u32, seen_at: u32, store: &impl Store<F>) -> bool {
+    let Some(record) = store.record(number) else {
+        return false;
+    };
+    let at = version(record);
+    // SAFETY: a version.
+    if seen_at & KIND == BUSY || !unsafe { store.swap(at, seen_at, seen_at & !KIND | BUSY) } {
+        return false;
+    }
+    if seen_at & KIND == USED {
+        // SAFETY: the record is busy, nobody else writes to it.
+        let flow = unsafe { &(*record).flow };
+        let mut low = number;
+        while low <= REPLY | NUMBER {
+            if low < REPLY || flow.has_answers() {
+                let key = if low < REPLY {
+                    &flow.forward
+                } else {
+                    &flow.reply
+                };
+                clear(key, low, store);
+            }
+            low += REPLY;
+        }
+    }
+    true
+}
+
+/// Gives a record back, if it is still at the version that it was seen at.
+#[inline(always)]
+pub(super) fn forget<F: Family>(number: u32, seen_at: u32, store: &impl Store<F>) -> bool {
+    let taken = store.take(number, seen_at);
+    if taken && let Some(record) = store.record(number) {
+        set_version(record, 0, store);
+    }
+    taken
+}
+
+/// Finds a record for a new flow, and takes it. 0: none.
+#[inline(always)]
+pub fn claim<F: Family>(now: u32, store: &impl Store<F>) -> u32 {
+    let Some(shape) = store.shape() else {
+        return 0;
+    };
+    let (mask, hand) = (shape.records, store.hand());
+    let (mut best, mut best_at, mut least) = (0, 0, KEPT);
+    let mut i = 0;
+    while i < REACH {
+        let ahead = (i / IN_A_ROW)
+            .wrapping_mul(STRIDE)
+            .wrapping_add(i % IN_A_ROW);
+        let number = hand.wrapping_add(ahead) & mask;
+        let found = store.worth(number, now);
+        let (worth, at) = (found as u32, seen_at(found));
+        if worth <= OVER && store.take(number, at) {
+            store.set_hand(number.wrapping_add(1));
+            return number;
+        }
+        if worth < least {
+            (best, best_at, least) = (number, at, worth);
+        }
+        i += 1;
+        // The oldest are at the hand. Every further place is a cache line that nobody else asks for.
+        if i.is_multiple_of(IN_A_ROW) && least <= UNANSWERED {
+            break;
+        }
+    }
+    store.set_hand(hand.wrapping_add(IN_A_ROW));
+    if best != 0 && store.take(best, best_at) {
+        best
+    } else {
+        0
+    }
+}
+
+/// How much would be lost with a record: nothing, a flow that is over, one that nobody has answered, an idle one. The
+/// longer it has been silent, the less. In the upper half: at which version.
+#[inline(always)]
+pub fn worth<F: Family>(number: u32, now: u32, store: &impl Store<F>) -> u64 {
+    let Some(record) = store.record(number) else {
+        return KEPT as u64;
+    };
+    let before = read(version(record));
+    store.fence();
+    let worth = match before & KIND {
+        _ if number == 0 => KEPT,
+        BUSY => KEPT,
+        // SAFETY: as in `with`.
+        USED => worth_of(unsafe { &(*record).flow }, now, &store.lifetimes()),
+        _ => FREE,
+    };
+    (before as u64) << 32 | worth as u64
+}
+
+#[inline(always)]
+fn worth_of<F: Family>(flow: &Flow<F>, now: u32, lifetimes: &NodeConfig) -> u32 {
+    let silence = now.saturating_sub(flow.seen);
+    if flow.is_over(now, false, lifetimes) {
+        OVER
+    } else if flow.is_unanswered() {
+        UNANSWERED - silence.min(UNANSWERED / 2)
+    } else if silence > KEPT_SECONDS {
+        IDLE - silence.min(UNANSWERED / 2)
+    } else {
+        KEPT
+    }
+}
