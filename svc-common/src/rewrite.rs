@@ -240,9 +240,17 @@ fn fix_quoted_transport(
     }
 }
 
+/// Whether a checksum field was complete that went from `before` to `after` when the kernel was told how addresses change:
+/// then it shrank by what they grew. One that a device is yet to finish holds the sum of the pseudo-header, and grew with it.
+/// Not to be told where the addresses change nothing.
+#[inline(always)]
+pub fn was_complete(addresses: Delta, before: u16, after: u16, proto: u8) -> bool {
+    after == apply_delta(addresses, before, proto)
+}
+
 /// A transport checksum field after a change.
 #[inline(always)]
-pub fn apply_delta(delta: Delta, field: u16, proto: u8) -> u16 {
+fn apply_delta(delta: Delta, field: u16, proto: u8) -> u16 {
     if proto == UDP {
         delta.apply_udp(field)
     } else {

@@ -14,7 +14,7 @@ use svc_common::event::Place;
 use svc_common::family::{Family, V6};
 use svc_common::packet::Packet;
 use svc_common::refuse::Checksum;
-use svc_common::rewrite::{Edit, apply_delta};
+use svc_common::rewrite::{Bytes, Edit, was_complete};
 use svc_common::table::{TCP, UDP};
 use svc_common::tunnel::Format;
 use svc_common::wire::{ETH_LEN, ETH_P_IP, ETH_P_IPV6, IpHeader, tcp, udp};
@@ -488,11 +488,10 @@ impl<F: Family> Edit for SkbEdit<'_, F> {
             let status = unsafe { bpf::bpf_l4_csum_replace(skb, at, 0, ports.0 as u64, udp) };
             return (status == 0).then_some(());
         }
-        // A sum that is yet to be finished has grown by what the addresses have, any other shrunk: the ports, which no
-        // pseudo-header covers, are in that one only.
+        // The ports, which no pseudo-header covers, are in a complete sum only. Asking the kernel once more is a call.
         let after = self.packet().get(off)?;
-        if after == apply_delta(addresses, before, proto) {
-            self.packet().set(off, apply_delta(ports, after, proto))?;
+        if was_complete(addresses, before, after, proto) {
+            Bytes(self.packet()).fix_transport(off, Delta::default(), ports, proto)?;
         }
         Some(())
     }

@@ -2,11 +2,13 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::{Bytes, Rewrite, apply};
+use super::{Bytes, Rewrite, apply, apply_delta, was_complete};
+use crate::checksum::{Delta, fold};
 use crate::family::{Family, Port, V4, V6};
 use crate::memory::Memory;
 use crate::packet::Packet;
 use crate::parse::{Segment, segment};
+use crate::table::{TCP, UDP};
 use crate::testing::frames::{Frame, icmp_error, sctp, tcp, udp};
 use crate::testing::{addr, both_families, outside, pod, read, read_quoted, remote_pod};
 use crate::wire::ETH_LEN;
@@ -257,4 +259,20 @@ fn a_packet_that_ends_before_its_checksum_is_left_alone<F: Family>() {
         Err(crate::reason::Reason::RewriteFailed)
     );
     assert_eq!(frame, before);
+}
+
+proptest! {
+    /// As `inet_proto_csum_replace_by_diff` changes the field (net/core/utils.c), and `bpf_l4_csum_replace` UDP's.
+    #[test]
+    fn the_kernel_shows_whether_a_checksum_was_complete(before: u16, old: u16, new: u16, udp: bool) {
+        let (addresses, proto) = (Delta::default().word(old, new), if udp { UDP } else { TCP });
+        prop_assume!(!addresses.is_none() && (!udp || before != 0));
+        let complete = apply_delta(addresses, before, proto);
+        let partial = match fold(addresses.0 + before as u32) {
+            0 if udp => 0xffff,
+            sum => sum,
+        };
+        prop_assert!(was_complete(addresses, before, complete, proto));
+        prop_assert!(!was_complete(addresses, before, partial, proto));
+    }
 }
