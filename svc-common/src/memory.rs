@@ -17,6 +17,8 @@ use crate::table::{
 #[derive(Clone, Debug)]
 pub struct Memory<F: Family> {
     pub addresses: BTreeMap<F::Addr, u32>,
+    /// Whether every address shares a bit with one of these, of the filter in front of them.
+    pub crowded: bool,
     pub frontends: BTreeMap<FrontendKey<F>, Frontend>,
     pub slots: BTreeMap<u32, Backend<F>>,
     /// By [`Flow::own_key`].
@@ -46,6 +48,7 @@ impl<F: Family> Default for Memory<F> {
     fn default() -> Self {
         Self {
             addresses: BTreeMap::new(),
+            crowded: false,
             frontends: BTreeMap::new(),
             slots: BTreeMap::new(),
             flows: RefCell::default(),
@@ -70,6 +73,10 @@ impl<F: Family> Default for Memory<F> {
 impl<F: Family> Tables<F> for Memory<F> {
     fn address(&self, addr: &F::Addr) -> u32 {
         self.addresses.get(addr).copied().unwrap_or(0)
+    }
+
+    fn may_have_address(&self, addr: &F::Addr) -> bool {
+        self.crowded || self.address(addr) != 0
     }
 
     fn frontend(&self, key: &FrontendKey<F>) -> Option<Frontend> {

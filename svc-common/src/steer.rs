@@ -108,10 +108,27 @@ pub fn arriving<F: Family>(
     parse::remember_fragment(&work.segment, tables);
     match flow::follow(&work.segment, tables, &mut work.decision) {
         Known::No => Ok(false),
+        Known::Yes if is_for_the_way_out(packet, l3, tables, &work.decision) => Err(Aside::NotOurs),
         Known::Yes => Ok(true),
         Known::Foreign => Err(Aside::NotOurs),
         Known::Gone => Err(Reason::BackendGone.into()),
     }
+}
+
+/// Whether an answer that came in is only on its way to where it goes out, where it gets the Service's address: before,
+/// the stack would take it for a martian. It goes to the client's own address, which is in ADDRESSES only if the node is
+/// the client, but may share a bit with one that is, or be a peer's.
+#[inline(never)]
+fn is_for_the_way_out<F: Family>(
+    packet: &Packet,
+    l3: usize,
+    tables: &impl Tables<F>,
+    decision: &Decision<F>,
+) -> bool {
+    decision.reply
+        && decision.route == Route::Stack
+        && wire::dst::<F>(packet, l3)
+            .is_none_or(|dst| tables.address(&dst) & !address_flags::PEER == 0)
 }
 
 /// The other half: a flow for the packet in `work`, which has none.

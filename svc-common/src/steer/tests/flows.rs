@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use super::{endpoints_become, serving, world};
 use crate::family::Family;
 use crate::reason::Reason;
-use crate::table::{NodeConfig, Scope, TCP, UDP};
-use crate::testing::Hook::{FromOutside, FromPod, ToPod};
+use crate::table::{NodeConfig, Scope, TCP, UDP, address_flags};
+use crate::testing::Hook::{FromOutside, FromPod, ToOutside, ToPod};
 use crate::testing::frames::{Frame, tcp, udp};
 use crate::testing::{
-    SNAT_MAX, SNAT_MIN, both_families, cluster_ip, external_ip, meet, outside, pod, remote_pod,
-    serve,
+    SNAT_MAX, SNAT_MIN, addr, both_families, cluster_ip, external_ip, meet, outside, pod,
+    remote_pod, serve,
 };
 
 both_families!(
@@ -27,6 +27,7 @@ both_families!(
     a_direct_connection_may_have_the_tuple_of_a_closed_flow,
     answers_keep_a_udp_flow_alive,
     a_lost_masqueraded_flow_finds_its_port_again,
+    an_answer_gets_the_services_address_where_it_goes_out,
 );
 
 fn a_flow_keeps_its_backend_when_the_set_changes<F: Family>() {
@@ -286,6 +287,32 @@ fn a_direct_connection_may_have_the_tuple_of_a_closed_flow<F: Family>() {
         (cluster_ip::<F>(1), 80),
         "until the pod connects through the Service again"
     );
+}
+
+fn an_answer_gets_the_services_address_where_it_goes_out<F: Family>() {
+    let client = outside::<F>(1);
+    let query = udp(client, external_ip::<F>(1)).build();
+    let answer = udp(pod::<F>(1), client)
+        .from(pod::<F>(1), 53)
+        .to(client, 40_000)
+        .build();
+    // A filter may say yes to the client's address, and the client may be another node.
+    for (crowded, flags) in [(false, 0), (true, 0), (true, address_flags::PEER)] {
+        let mut tables = serving::<F>(&[(pod::<F>(1), 53)]);
+        tables.crowded = crowded;
+        if flags != 0 {
+            tables.addresses.insert(addr::<F>(client), flags);
+        }
+        assert_eq!(
+            meet(FromOutside, &query, &tables).sent().dst,
+            (pod::<F>(1), 53)
+        );
+        for way_in in [FromPod, FromOutside] {
+            assert!(meet(way_in, &answer, &tables).is_not_ours());
+        }
+        let sent = meet(ToOutside(false), &answer, &tables).sent();
+        assert_eq!(sent.src, (external_ip::<F>(1), 80));
+    }
 }
 
 fn answers_keep_a_udp_flow_alive<F: Family>() {
