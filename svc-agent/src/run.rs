@@ -261,10 +261,10 @@ impl<'a> Agent<'a> {
         };
         let entries = changed.entries;
         if self.reconciler.cluster.synced() {
-            let written = (entries > 0).then(|| Written {
+            let written = Written {
                 took: start.elapsed(),
                 families: changed.families,
-            });
+            };
             self.metrics.programming.settled(written, entries);
             self.report();
         }

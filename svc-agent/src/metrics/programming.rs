@@ -36,7 +36,7 @@ fn programming() -> Histogram {
 }
 
 /// What a batch of changes has led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// How long it took to plan and to write.
     pub took: Duration,
@@ -138,7 +138,7 @@ impl Programming {
     }
 
     /// All that had come is in the maps.
-    pub fn settled(&self, written: Option<Written>, entries: usize) {
+    pub fn settled(&self, written: Written, entries: usize) {
         self.service_pending.set(0);
         self.endpoint_pending.set(0);
         self.entries
@@ -152,9 +152,10 @@ impl Programming {
         for name in FAMILIES {
             self.last.get_or_create(&[("ip_family", name)]).set(now);
         }
-        let Some(written) = written else { return };
+        // A full one counts also where everything was there already, as after a restart.
         let full = self.full_next.swap(false, Ordering::Relaxed);
-        for (name, _) in FAMILIES.into_iter().zip(written.families).filter(|f| f.1) {
+        let changed = FAMILIES.into_iter().zip(written.families);
+        for (name, _) in changed.filter(|(_, changed)| full || *changed) {
             let sort = if full { &self.full } else { &self.partial };
             for histograms in [&self.all, sort] {
                 histograms
@@ -284,8 +285,8 @@ mod tests {
         programming.triggered(Trigger { at, v6: true });
         assert_eq!(count(&programming.network, "IPv6"), 0, "not in the maps");
         assert_eq!(count(&programming.arrival, "IPv6"), 1);
-        programming.settled(None, 0);
-        programming.settled(None, 0);
+        programming.settled(Written::default(), 0);
+        programming.settled(Written::default(), 0);
         assert_eq!(count(&programming.network, "IPv6"), 1);
         assert_eq!(count(&programming.network, "IPv4"), 0);
     }
@@ -295,7 +296,7 @@ mod tests {
         let programming = Programming::default();
         let at = SystemTime::UNIX_EPOCH;
         programming.triggered(Trigger { at, v6: false });
-        programming.settled(None, 0);
+        programming.settled(Written::default(), 0);
         assert_eq!(count(&programming.network, "IPv4"), 0);
     }
 
@@ -306,11 +307,11 @@ mod tests {
             took: Duration::from_millis(1),
             families: [true, false],
         };
-        programming.settled(Some(written), 7);
-        programming.settled(Some(written), 1);
+        programming.settled(written, 7);
+        programming.settled(written, 1);
         let counts = [&programming.all, &programming.full, &programming.partial]
             .map(|one| (count(one, "IPv4"), count(one, "IPv6")));
-        assert_eq!(counts, [(2, 0), (1, 0), (1, 0)]);
+        assert_eq!(counts, [(2, 1), (1, 1), (1, 0)]);
         assert_eq!(programming.entries.get(), 8);
     }
 }

@@ -23,7 +23,7 @@ fn scrape(format: Format) -> String {
         took: Duration::from_millis(3),
         families: [true; 2],
     };
-    metrics.programming.settled(Some(written), 5);
+    metrics.programming.settled(written, 5);
     metrics.watches.heard("services");
     metrics.watches.failed("nodes");
     metrics.state.no_local_endpoints("IPv4", "external", 2);
