@@ -221,9 +221,23 @@ fn capacities(folder: &Path) -> Result<Capacities, Error> {
     })
 }
 
+fn map_pins(root: &Path) -> PathBuf {
+    root.join(VERSION).join("maps")
+}
+
+/// The folder of the maps' pins, if an agent has been there.
+fn pinned_maps(root: &Path) -> Result<PathBuf, Error> {
+    let folder = map_pins(root);
+    if folder.join("FRONTENDS_V4").exists() {
+        Ok(folder)
+    } else {
+        Err(Error::NotPinned(root.into()))
+    }
+}
+
 /// Every map that outlives the agent, and its pin below `root`.
 pub fn pins(root: &Path) -> impl Iterator<Item = (&'static str, PathBuf)> {
-    let folder = root.join(VERSION).join("maps");
+    let folder = map_pins(root);
     maps::PINNED
         .into_iter()
         .map(move |name| (name, folder.join(name)))
@@ -238,10 +252,7 @@ pub struct Pinned {
 
 impl Pinned {
     pub fn open(root: &Path) -> Result<Self, Error> {
-        let folder = root.join(VERSION).join("maps");
-        if !folder.join("FRONTENDS_V4").exists() {
-            return Err(Error::NotPinned(root.into()));
-        }
+        let folder = pinned_maps(root)?;
         check_layout(&folder)?;
         Ok(Self {
             maps: Maps::take(&mut folder.as_path())?,

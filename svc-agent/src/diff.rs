@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::config::{Diff, Form, Look, Run};
+use crate::config::{Diff, Look, Run};
 use crate::dataplane::Pinned;
 use crate::inspect::Snapshot;
 use crate::look;
@@ -32,12 +32,7 @@ pub fn diff(options: &Diff) -> Result<ExitCode> {
         std::thread::sleep(MOMENT);
         comparison = look_once(options, &pinned)?;
     }
-    let text = match options.output {
-        Form::Text => comparison.text(),
-        Form::Json => serde_json::to_string_pretty(&comparison)? + "\n",
-        Form::Yaml => serde_saphyr::to_string(&comparison)?,
-    };
-    print!("{text}");
+    look::print(&comparison, options.output, Comparison::text)?;
     Ok(if comparison.is_same() {
         ExitCode::SUCCESS
     } else {

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
-use crate::config::{Explain, Form};
+use crate::config::Explain;
 use crate::dataplane::Pinned;
 use crate::desired::ServiceName;
 use crate::look;
@@ -53,12 +53,7 @@ pub fn explain(options: &Explain) -> Result<ExitCode> {
         route: &routes::way_to,
     };
     let explanation = answer(&options.target, from, evidence)?;
-    let text = match options.output {
-        Form::Text => explanation.text(),
-        Form::Json => serde_json::to_string_pretty(&explanation)? + "\n",
-        Form::Yaml => serde_saphyr::to_string(&explanation)?,
-    };
-    print!("{text}");
+    look::print(&explanation, options.output, Explanation::text)?;
     let failed = options.exit_code && explanation.verdict.is_failure();
     Ok(if failed {
         ExitCode::FAILURE

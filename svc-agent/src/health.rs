@@ -19,7 +19,7 @@ use http::{Answers, Asked, Paths, accept};
 pub use node_port::NodePortChecks;
 pub use pages::Pages;
 
-use crate::metrics::Metrics;
+use crate::metrics::{FAMILIES, Metrics};
 
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -80,7 +80,7 @@ impl Health {
 
     /// Whether what is served is what is wanted, whatever becomes of the node.
     pub fn is_healthy(&self) -> bool {
-        self.synced.load(Ordering::Acquire) && self.trouble().is_empty()
+        self.trouble().is_empty()
     }
 
     /// What is wrong, for people.
@@ -89,7 +89,7 @@ impl Health {
         let stale = since.stale.map(|when| {
             format!("the maps are not what they should be since {when}: the log says why")
         });
-        let failing = ["IPv4", "IPv6"].into_iter().zip(&since.failing);
+        let failing = FAMILIES.into_iter().zip(&since.failing);
         let failing = failing.filter_map(|(family, failing)| {
             let (when, why) = failing.as_ref()?;
             Some(format!(

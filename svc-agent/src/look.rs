@@ -4,9 +4,10 @@ use std::future::Future;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 
 use crate::cluster::Cluster;
-use crate::config::Look;
+use crate::config::{Form, Look};
 use crate::desired::ServiceName;
 use crate::node::{Devices, Watch};
 use crate::source::once::{self, Objects, Of, Place};
@@ -57,6 +58,17 @@ pub fn objects(look: &Look, service: Option<&ServiceName>) -> Result<Option<Obje
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Prints an answer as it is asked for; `text` is how people read it.
+pub fn print<T: Serialize>(answer: &T, form: Form, text: impl FnOnce(&T) -> String) -> Result<()> {
+    let text = match form {
+        Form::Text => text(answer),
+        Form::Json => serde_json::to_string_pretty(answer)? + "\n",
+        Form::Yaml => serde_saphyr::to_string(answer)?,
+    };
+    print!("{text}");
+    Ok(())
 }
 
 /// The addresses of a Pod.

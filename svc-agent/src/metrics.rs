@@ -24,6 +24,9 @@ pub use state::{Fill, Hooks, State, Watches};
 
 use crate::notices::Notices;
 
+/// As kube-proxy's label `ip_family` has them.
+pub const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
+
 type Label = (&'static str, &'static str);
 type Counters<const N: usize> = Family<[Label; N], Counter>;
 

@@ -43,7 +43,7 @@ async fn watch(options: &Monitor) -> Result<()> {
         losses: options.drops || !options.flows,
         flows: options.flows || !options.drops,
     };
-    events.renew(what, seconds(monotonic()))?;
+    events.renew(what)?;
     eprintln!(
         "svc-agent: watching {}; Ctrl-C ends",
         match (what.losses, what.flows) {
@@ -60,7 +60,7 @@ async fn watch(options: &Monitor) -> Result<()> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = sign.tick() => {
-                events.renew(what, seconds(monotonic()))?;
+                events.renew(what)?;
                 continue;
             }
             _ = look.tick() => (),
@@ -160,9 +160,4 @@ fn monotonic() -> Duration {
 
 fn wall() -> Duration {
     SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
-}
-
-/// As the programs' clock counts them.
-fn seconds(since: Duration) -> u32 {
-    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }

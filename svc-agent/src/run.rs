@@ -276,7 +276,7 @@ impl<'a> Agent<'a> {
             self.test_itself();
             if !self.synced {
                 self.synced = true;
-                let services = self.reconciler.cluster.services().count();
+                let services = self.reconciler.cluster.services().len();
                 tracing::info!("synced: {services} Services, {entries} map entries written");
                 self.sockets.wake();
                 if self.options.takeover

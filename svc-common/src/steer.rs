@@ -86,13 +86,25 @@ pub fn ingress<F: Family>(
     if is_foreign(packet, l3, tables) {
         return Err(Aside::NotOurs);
     }
+    ingress_unless_foreign(scope, packet, l3, tables, work)
+}
+
+/// The rest of it, for a packet that is not foreign.
+#[inline(always)]
+pub fn ingress_unless_foreign<F: Family>(
+    scope: Scope,
+    packet: &Packet,
+    l3: usize,
+    tables: &impl Tables<F>,
+    work: &mut Work<F>,
+) -> Result<(), Aside> {
     if arriving(packet, l3, tables, work)? {
         return Ok(());
     }
     admit(scope, tables, work)
 }
 
-/// The first half of it, for a packet that is not foreign. The flow is asked before the address, because most packets have
+/// The first half of that. The flow is asked before the address, because most packets have
 /// one. Ok(false): this one has none.
 #[inline(always)]
 pub fn arriving<F: Family>(

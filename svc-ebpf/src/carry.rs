@@ -410,11 +410,8 @@ fn xdp_ours<F: Mapped>(ctx: &XdpContext) -> u32 {
     let Some(work) = work::<F>() else {
         return XDP_PASS;
     };
-    let result = match steer::arriving(&frame(ctx), ETH_LEN, &World(ctx), work) {
-        Ok(true) => Ok(()),
-        Ok(false) => steer::admit(Scope::External, &World(ctx), work),
-        Err(aside) => Err(aside),
-    };
+    let scope = Scope::External;
+    let result = steer::ingress_unless_foreign(scope, &frame(ctx), ETH_LEN, &World(ctx), work);
     // Whatever is not simply forwarded, tc finishes: it sees the same tables and finds the flow made.
     let Work {
         segment, decision, ..

@@ -101,7 +101,7 @@ impl Cluster {
         self.services.get(name)
     }
 
-    pub fn services(&self) -> impl Iterator<Item = (&ServiceName, &Service)> {
+    pub fn services(&self) -> impl ExactSizeIterator<Item = (&ServiceName, &Service)> {
         self.services.iter()
     }
 

@@ -92,3 +92,11 @@ fn verifier_line(error: &aya::programs::ProgramError) -> String {
         other => other.to_string(),
     }
 }
+
+/// For what is done to a map: `what` it is, as "read", and the map's name.
+pub(super) fn failing(
+    what: &'static str,
+    name: &'static str,
+) -> impl Fn(aya::maps::MapError) -> Error {
+    move |cause| Error::Map { what, name, cause }
+}

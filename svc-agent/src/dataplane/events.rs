@@ -7,9 +7,10 @@ use std::sync::atomic::{Ordering, fence};
 use aya::maps::{Array, Map, MapData};
 use svc_common::event::{Event, LEASE, MAX_EVENTS, Watch};
 
-use super::maps::Supply;
+use super::error::failing;
+use super::maps::{Supply, seconds_since_boot};
 use super::sys::Mapping;
-use super::{Error, VERSION};
+use super::{Error, pinned_maps};
 
 /// How often a record that is not whole yet is looked at, before it counts as lost: its writer has been overtaken.
 const PATIENCE: u32 = 10;
@@ -36,17 +37,14 @@ pub struct Events {
 impl Events {
     /// Begins with what happens from now on.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        let folder = root.join(VERSION).join("maps");
-        if !folder.join("FRONTENDS_V4").exists() {
-            return Err(Error::NotPinned(root.into()));
-        }
+        let folder = pinned_maps(root)?;
         if !folder.join("EVENTS").exists() {
             return Err(Error::NoEvents(root.into()));
         }
         let mut maps = folder.as_path();
-        let watch = Array::try_from(maps.take("WATCH")?).map_err(failed("use", "WATCH"))?;
+        let watch = Array::try_from(maps.take("WATCH")?).map_err(failing("use", "WATCH"))?;
         let head = maps.take("EVENT_HEAD")?;
-        let head = Array::try_from(head).map_err(failed("use", "EVENT_HEAD"))?;
+        let head = Array::try_from(head).map_err(failing("use", "EVENT_HEAD"))?;
         let map = maps.take("EVENTS")?;
         let Map::Array(data) = &map else {
             return Err(Error::Missing("EVENTS"));
@@ -70,14 +68,13 @@ impl Events {
 
     /// How many events there were.
     fn count(&self) -> Result<u64, Error> {
-        self.head.get(&0, 0).map_err(failed("read", "EVENT_HEAD"))
+        self.head.get(&0, 0).map_err(failing("read", "EVENT_HEAD"))
     }
 
-    /// Has the programs write what is watched for another [`LEASE`], at `now` seconds of the monotonic clock. What other
-    /// watchers asked for stays.
-    pub fn renew(&mut self, what: Watched, now: u32) -> Result<(), Error> {
-        let mut watch = self.watch.get(&0, 0).map_err(failed("read", "WATCH"))?;
-        let until = now.saturating_add(LEASE);
+    /// Has the programs write what is watched for another [`LEASE`]. What other watchers asked for stays.
+    pub fn renew(&mut self, what: Watched) -> Result<(), Error> {
+        let mut watch = self.watch.get(&0, 0).map_err(failing("read", "WATCH"))?;
+        let until = seconds_since_boot().saturating_add(LEASE);
         if what.losses {
             watch.losses = watch.losses.max(until);
         }
@@ -86,7 +83,7 @@ impl Events {
         }
         self.watch
             .set(0, watch, 0)
-            .map_err(failed("write", "WATCH"))
+            .map_err(failing("write", "WATCH"))
     }
 
     /// What has happened since the last call, and how much of it is lost.
@@ -149,8 +146,4 @@ enum Found {
     Whole(Event),
     Unfinished,
     Overwritten,
-}
-
-fn failed(what: &'static str, name: &'static str) -> impl Fn(aya::maps::MapError) -> Error {
-    move |cause| Error::Map { what, name, cause }
 }

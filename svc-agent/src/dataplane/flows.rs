@@ -15,6 +15,7 @@ use svc_common::flow::table::{self, Store};
 use svc_common::table::{Bucket, Flow, FlowKey, Insert, MAX_RECORDS, NodeConfig, Record, Shape};
 
 use super::Error;
+use super::error::failing;
 use super::maps::Supply;
 use super::sys::{self, Mapping};
 
@@ -68,7 +69,7 @@ impl<F: Family> FlowTable<F> {
         let map = ebpf
             .map_mut("FLOW_TABLE")
             .ok_or(Error::Missing("FLOW_TABLE"))?;
-        let mut map = Array::<_, Shape>::try_from(map).map_err(failed("use", "FLOW_TABLE"))?;
+        let mut map = Array::<_, Shape>::try_from(map).map_err(failing("use", "FLOW_TABLE"))?;
         let shape = lay_out(&mut map, sizes)?;
         Self::mapped(ebpf.map(records), ebpf.map(index), shape)
     }
@@ -176,7 +177,7 @@ pub(super) fn take<S: Supply>(supply: &mut S) -> Result<(FlowMaps<V4>, FlowMaps<
         ]
     };
     let map = supply.take("FLOW_TABLE")?;
-    let mut map = Array::try_from(map).map_err(failed("use", "FLOW_TABLE"))?;
+    let mut map = Array::try_from(map).map_err(failing("use", "FLOW_TABLE"))?;
     let shape = if S::RUNS {
         lay_out(&mut map, sizes)?
     } else {
@@ -199,7 +200,7 @@ fn names<F: Family>() -> [&'static str; 2] {
 
 /// What FLOW_TABLE says: nothing, if no agent has laid the table out.
 fn shape(map: &Array<impl Borrow<MapData>, Shape>) -> Result<Shape, Error> {
-    map.get(&0, 0).map_err(failed("read", "FLOW_TABLE"))
+    map.get(&0, 0).map_err(failing("read", "FLOW_TABLE"))
 }
 
 /// Lays the table out, if nobody has: the maps' sizes (of records and of buckets, for both families) and a new seed. They
@@ -219,7 +220,7 @@ fn lay_out(
         buckets: mask(index_v4.min(index_v6)),
         records: mask(v4.min(v6).min(MAX_RECORDS)),
     };
-    map.set(0, new, 0).map_err(failed("write", "FLOW_TABLE"))?;
+    map.set(0, new, 0).map_err(failing("write", "FLOW_TABLE"))?;
     Ok(new)
 }
 
@@ -253,9 +254,5 @@ fn data<'a>(name: &'static str, map: Option<&'a Map>) -> Result<&'a MapData, Err
 }
 
 fn entries(map: &MapData, name: &'static str) -> Result<u32, Error> {
-    Ok(map.info().map_err(failed("inspect", name))?.max_entries())
-}
-
-fn failed(what: &'static str, name: &'static str) -> impl Fn(aya::maps::MapError) -> Error {
-    move |cause| Error::Map { what, name, cause }
+    Ok(map.info().map_err(failing("inspect", name))?.max_entries())
 }

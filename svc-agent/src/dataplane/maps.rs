@@ -21,6 +21,7 @@ use svc_common::reason::Reason;
 use svc_common::table::{NodeConfig, ServiceLabel};
 
 use super::Error;
+use super::error::failing;
 use super::flows;
 use crate::connections::Connections;
 use crate::inspect::{self, Affinities, Flows, Snapshot};
@@ -105,7 +106,7 @@ pub struct Census {
 }
 
 /// The clock that the programs stamp flows with.
-fn seconds_since_boot() -> u32 {
+pub(super) fn seconds_since_boot() -> u32 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
     now.ok()
         .and_then(|now| u32::try_from(now.tv_sec()).ok())
@@ -139,10 +140,6 @@ fn batched<T: TryFrom<Map, Error = MapError>, K: aya::Pod, V: aya::Pod>(
     let map = supply.take(name)?;
     let batch = Batch::new(&map, name)?;
     Ok((T::try_from(map).map_err(failing("use", name))?, batch))
-}
-
-fn failing(what: &'static str, name: &'static str) -> impl Fn(MapError) -> Error {
-    move |cause| Error::Map { what, name, cause }
 }
 
 /// Removing what is not there is no error.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use aya::maps::{Array, Map, MapData, MapError};
 
+use super::error::failing;
 use super::{Error, VERSION};
 
 /// Below a proc file system. Whoever reads it sees the settings of his own network namespace, here the node's.
@@ -24,19 +25,15 @@ pub fn note(root: &Path, name: &'static str, now: u32, ours: u32) -> Result<(), 
         cause,
     })?;
     let path = folder.join(name);
-    let failed = |cause| Error::Map {
-        what: "note what a setting was in",
-        name,
-        cause,
-    };
+    let failed = failing("note what a setting was in", name);
     if path.exists() {
-        let mut change = open(&path).map_err(failed)?;
-        let [before, set] = change.get(&0, 0).map_err(failed)?;
+        let mut change = open(&path).map_err(&failed)?;
+        let [before, set] = change.get(&0, 0).map_err(&failed)?;
         let before = if set == now { before } else { now };
-        return change.set(0, [before, ours], 0).map_err(failed);
+        return change.set(0, [before, ours], 0).map_err(&failed);
     }
-    let mut change = Change::create(1, 0).map_err(failed)?;
-    change.set(0, [now, ours], 0).map_err(failed)?;
+    let mut change = Change::create(1, 0).map_err(&failed)?;
+    change.set(0, [now, ours], 0).map_err(&failed)?;
     change.pin(&path).map_err(|error| Error::Pin {
         what: "pin",
         path,

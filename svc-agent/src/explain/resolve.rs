@@ -81,6 +81,8 @@ pub fn target(
         bail!("{}", absent(namespace, name, maps, objects));
     }
     let all = ports(&items);
+    let fits = |item: &&ServiceItem| like.is_none_or(|ip| ip.is_ipv4() == item.address.is_ipv4());
+    let cluster_ip = items.iter().find(fits).map(|item| item.address);
     items.retain(|item| {
         let port = match &target.port {
             None => true,
@@ -94,21 +96,16 @@ pub fn target(
     let asked: BTreeSet<u16> = items.iter().map(|item| item.port).collect();
     if items.is_empty() {
         // The number is good enough to see it refused.
-        let Some(PortName::Number(port)) = target.port else {
-            bail!("Service {namespace}/{name} has no such port; it has {all}");
-        };
-        let ip = cluster_ip(namespace, name, like, maps);
-        let Some(ip) = ip else {
+        let (Some(PortName::Number(port)), Some(ip)) = (&target.port, cluster_ip) else {
             bail!("Service {namespace}/{name} has no such port; it has {all}");
         };
         let protocol = target.protocol.unwrap_or(Protocol::Tcp);
-        return Ok((SocketAddr::new(ip, port), protocol));
+        return Ok((SocketAddr::new(ip, *port), protocol));
     }
     if asked.len() > 1 {
         bail!("Service {namespace}/{name} has ports {all}; say which: svc/{namespace}/{name}:PORT");
     }
-    let wanted = |item: &&ServiceItem| like.is_none_or(|ip| ip.is_ipv4() == item.address.is_ipv4());
-    let Some(item) = items.iter().find(wanted) else {
+    let Some(item) = items.iter().find(fits) else {
         bail!(
             "Service {namespace}/{name} has no ClusterIP of the client's family; it has {}",
             items[0].address
@@ -118,17 +115,6 @@ pub fn target(
     let of = |p: &Protocol| items.iter().any(|item| item.protocol == p.to_string());
     let protocol = protocols.into_iter().find(of).unwrap_or(Protocol::Tcp);
     Ok((SocketAddr::new(item.address, item.port), protocol))
-}
-
-fn cluster_ip(namespace: &str, name: &str, like: Option<IpAddr>, maps: &Maps) -> Option<IpAddr> {
-    let filter = Filter {
-        namespace: Some(namespace),
-        name: Some(name),
-    };
-    let mut items = inspect::service_items(&maps.snapshot, filter);
-    items.retain(|item| item.scope == "internal" && item.kind.contains("ClusterIP"));
-    let wanted = |item: &&ServiceItem| like.is_none_or(|ip| ip.is_ipv4() == item.address.is_ipv4());
-    items.iter().find(wanted).map(|item| item.address)
 }
 
 fn ports(items: &[ServiceItem]) -> String {

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use svc_common::family::Family;
+use svc_common::family::{Addr, Family};
 use svc_common::table::{Flow, flow_flags, flow_state};
 
-use super::nat::seen_as;
 use super::{Filter, Flows, Item, Owner, protocol, socket};
 
 /// One connection through a Service on the packet path. Connections that the socket hook made are not among them: no
@@ -59,9 +58,20 @@ pub(super) fn items(
     services: &BTreeMap<u32, String>,
     filter: Filter<'_>,
 ) -> Vec<FlowItem> {
-    let mut items = family(&flows.v4, flows.now, services, filter);
-    items.extend(family(&flows.v6, flows.now, services, filter));
+    let mut items = unsorted(flows, services, filter, false);
     items.sort();
+    items
+}
+
+/// `late`: with those whose clients have begun a newer one.
+pub(super) fn unsorted(
+    flows: &Flows,
+    services: &BTreeMap<u32, String>,
+    filter: Filter<'_>,
+    late: bool,
+) -> Vec<FlowItem> {
+    let mut items = family(&flows.v4, flows.now, services, filter, late);
+    items.extend(family(&flows.v6, flows.now, services, filter, late));
     items
 }
 
@@ -70,10 +80,11 @@ fn family<F: Family>(
     now: u32,
     services: &BTreeMap<u32, String>,
     filter: Filter<'_>,
+    late: bool,
 ) -> Vec<FlowItem> {
     flows
         .iter()
-        .filter(|flow| flow.flags & flow_flags::LATE == 0)
+        .filter(|flow| late || flow.flags & flow_flags::LATE == 0)
         .map(|flow| (flow, Owner::of(flow.service, services)))
         .filter(|(_, owner)| filter.shows(owner))
         .map(|(flow, owner)| item(flow, owner, now))
@@ -102,4 +113,12 @@ pub fn state<F: Family>(flow: &Flow<F>) -> &'static str {
         s if s & flow_state::ESTABLISHED != 0 => "established",
         _ => "new",
     }
+}
+
+/// What a flow's backend sees as its client, where that is not the client itself.
+fn seen_as<F: Family>(flow: &Flow<F>) -> Option<String> {
+    let client = (flow.forward.src, flow.forward.sport);
+    let nat = (flow.reply.dst, flow.reply.dport);
+    let masqueraded = nat != client && nat.0 != F::Addr::UNSPECIFIED && flow.has_answers();
+    masqueraded.then(|| socket::<F>(nat.0, nat.1))
 }

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use svc_common::family::{Addr, Family};
-use svc_common::table::Flow;
 
-use super::{Filter, Flows, Item, Owner, flows, protocol, socket};
+use super::{Filter, FlowItem, Flows, Item, Owner, flows};
 
 /// One masqueraded connection: an address and port of this node that a backend's answers come to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -25,6 +23,24 @@ pub struct NatItem {
     /// The Service, empty when it is gone.
     pub name: String,
     pub port_name: String,
+}
+
+impl NatItem {
+    /// None: it is not masqueraded.
+    fn of(flow: FlowItem) -> Option<Self> {
+        Some(Self {
+            protocol: flow.protocol,
+            nat: flow.nat?,
+            client: flow.client,
+            frontend: flow.frontend,
+            backend: flow.backend,
+            state: flow.state,
+            idle_seconds: flow.idle_seconds,
+            namespace: flow.namespace,
+            name: flow.name,
+            port_name: flow.port_name,
+        })
+    }
 }
 
 impl Item for NatItem {
@@ -52,47 +68,14 @@ impl Item for NatItem {
     }
 }
 
+/// A flow whose client has begun a newer one still has its port.
 pub(super) fn items(
     flows: &Flows,
     services: &BTreeMap<u32, String>,
     filter: Filter<'_>,
 ) -> Vec<NatItem> {
-    let mut items = family(&flows.v4, flows.now, services, filter);
-    items.extend(family(&flows.v6, flows.now, services, filter));
+    let flows = flows::unsorted(flows, services, filter, true);
+    let mut items: Vec<_> = flows.into_iter().filter_map(NatItem::of).collect();
     items.sort();
     items
-}
-
-/// What a flow's backend sees as its client, where that is not the client itself.
-pub(super) fn seen_as<F: Family>(flow: &Flow<F>) -> Option<String> {
-    let client = (flow.forward.src, flow.forward.sport);
-    let nat = (flow.reply.dst, flow.reply.dport);
-    let masqueraded = nat != client && nat.0 != F::Addr::UNSPECIFIED && flow.has_answers();
-    masqueraded.then(|| socket::<F>(nat.0, nat.1))
-}
-
-/// A flow whose client has begun a newer one (LATE) still has its port.
-fn family<F: Family>(
-    flows: &[Flow<F>],
-    now: u32,
-    services: &BTreeMap<u32, String>,
-    filter: Filter<'_>,
-) -> Vec<NatItem> {
-    let item = |flow: &Flow<F>| {
-        let nat = seen_as(flow)?;
-        let owner = Owner::of(flow.service, services);
-        filter.shows(&owner).then(|| NatItem {
-            protocol: u8::try_from(flow.forward.proto).map_or_else(|_| "?".into(), protocol),
-            nat,
-            client: socket::<F>(flow.forward.src, flow.forward.sport),
-            frontend: socket::<F>(flow.forward.dst, flow.forward.dport),
-            backend: socket::<F>(flow.reply.src, flow.reply.sport),
-            state: flows::state(flow),
-            idle_seconds: now.saturating_sub(flow.seen),
-            namespace: owner.namespace,
-            name: owner.name,
-            port_name: owner.port,
-        })
-    };
-    flows.iter().filter_map(item).collect()
 }

@@ -6,7 +6,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use svc_common::reason::Reason;
 
-use super::{counters, gauges};
+use super::{FAMILIES, counters, gauges};
 use crate::dataplane::{self, Census, Pinned};
 use crate::desired::Protocol;
 use crate::notices::Notices;
@@ -44,7 +44,7 @@ impl Read {
     fn from(pinned: &Pinned) -> Result<Self, dataplane::Error> {
         Ok(Self {
             reasons: pinned.reasons()?,
-            census: ["IPv4", "IPv6"].into_iter().zip(pinned.census()?).collect(),
+            census: FAMILIES.into_iter().zip(pinned.census()?).collect(),
         })
     }
 }

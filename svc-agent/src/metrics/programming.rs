@@ -10,13 +10,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, linear_buckets};
 use prometheus_client::registry::Registry;
 
-use super::Label;
+use super::{FAMILIES, Label};
 use crate::cluster::{Change, Event, Trigger};
 
 type Histograms = Family<[Label; 1], Histogram, fn() -> Histogram>;
 type Seconds = Family<[Label; 1], Gauge<f64, AtomicU64>>;
-
-const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
 
 /// kube-proxy's buckets: 1 ms, doubling.
 fn syncs() -> Histogram {

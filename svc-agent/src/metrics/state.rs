@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::{Label, gauges};
+use super::{FAMILIES, Label, gauges};
 
 /// How many entries a table has, and how many it has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +166,7 @@ impl Collector for State {
             "svcplane_self_test_ok",
             "1 where the last test packet through the loaded programs did what it should",
         )?;
-        for (family, ok) in ["IPv4", "IPv6"].into_iter().zip(now.healthy) {
+        for (family, ok) in FAMILIES.into_iter().zip(now.healthy) {
             rows.gauge(&[("ip_family", family)], f64::from(u8::from(ok)))?;
         }
         Ok(())

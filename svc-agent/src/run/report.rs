@@ -9,7 +9,7 @@ use svc_common::table::address_flags;
 use super::Agent;
 use crate::cluster::Event;
 use crate::dataplane::Hook;
-use crate::metrics::{Fill, Hooks};
+use crate::metrics::{FAMILIES, Fill, Hooks};
 use crate::plan::Actual;
 
 /// Between two self-tests: four runs of a program, some tens of microseconds.
@@ -80,9 +80,9 @@ impl Agent<'_> {
             .chain(family("IPv6", sizes(planner.v6()), free_v6))
             .collect();
         let state = &self.metrics.state;
-        state.tables(fills, self.reconciler.cluster.services().count());
+        state.tables(fills, self.reconciler.cluster.services().len());
         let counts = self.reconciler.no_local_endpoints();
-        for (family, counts) in ["IPv4", "IPv6"].into_iter().zip(counts) {
+        for (family, counts) in FAMILIES.into_iter().zip(counts) {
             for (policy, ports) in ["internal", "external"].into_iter().zip(counts) {
                 state.no_local_endpoints(family, policy, ports);
             }
@@ -118,7 +118,7 @@ impl Agent<'_> {
             .dataplane
             .self_test(cluster_ip(planner.v4()), cluster_ip(planner.v6()));
         let failed = [results[0].is_err(), results[1].is_err()];
-        for (family, (result, before)) in ["IPv4", "IPv6"]
+        for (family, (result, before)) in FAMILIES
             .into_iter()
             .zip(results.iter().zip(self.self_test.failed))
         {

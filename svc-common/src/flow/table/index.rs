@@ -44,6 +44,14 @@ fn line<F: Family>(hash: u64, shape: &Shape, store: &impl Store<F>) -> Option<*m
     store.bucket(hash as u32 & shape.buckets)
 }
 
+/// A tuple's hash, and its bucket.
+#[inline(always)]
+fn bucket<F: Family>(key: &FlowKey<F>, store: &impl Store<F>) -> Option<(u64, *mut u32)> {
+    let shape = store.shape()?;
+    let hash = hash(key, shape);
+    Some((hash, line(hash, shape, store)?))
+}
+
 /// Compares eight bytes at a time.
 #[inline(always)]
 pub(super) fn same<F: Family>(a: *const FlowKey<F>, b: *const FlowKey<F>) -> bool {
@@ -110,11 +118,7 @@ fn names<F: Family>(
 /// like theirs.
 #[inline(always)]
 pub(super) fn find_first<F: Family>(key: &FlowKey<F>, store: &impl Store<F>) -> Hit {
-    let Some(shape) = store.shape() else {
-        return 0;
-    };
-    let hash = hash(key, shape);
-    let Some(line) = line(hash, shape, store) else {
+    let Some((hash, line)) = bucket(key, store) else {
         return 0;
     };
     let tag = tag(hash);
@@ -159,11 +163,7 @@ const fn hit(version: u32, slot: u32) -> Hit {
 /// The flow of a packet's tuple. `except`, if not 0: for the insertion of this record, whose twin may be busy yet.
 #[inline(always)]
 pub fn find<F: Family>(key: &FlowKey<F>, except: u32, store: &impl Store<F>) -> Hit {
-    let Some(shape) = store.shape() else {
-        return 0;
-    };
-    let hash = hash(key, shape);
-    let Some(line) = line(hash, shape, store) else {
+    let Some((hash, line)) = bucket(key, store) else {
         return 0;
     };
     let tag = tag(hash);
@@ -188,11 +188,7 @@ pub fn find<F: Family>(key: &FlowKey<F>, except: u32, store: &impl Store<F>) -> 
 /// Puts a record's number into a slot for `key`. In a full bucket another flow may have to go.
 #[inline(never)]
 pub(super) fn put<F: Family>(key: &FlowKey<F>, low: u32, store: &impl Store<F>) -> bool {
-    let Some(shape) = store.shape() else {
-        return false;
-    };
-    let hash = hash(key, shape);
-    let Some(line) = line(hash, shape, store) else {
+    let Some((hash, line)) = bucket(key, store) else {
         return false;
     };
     let word = tag(hash) << TAG_SHIFT | low;
@@ -242,11 +238,7 @@ fn push_out<F: Family>(hash: u64, word: u32, store: &impl Store<F>) -> bool {
 /// Empties the slot of a record for `key`. Not a function of its own, for the sake of the eight calls deep that BPF goes.
 #[inline(always)]
 pub(super) fn clear<F: Family>(key: &FlowKey<F>, low: u32, store: &impl Store<F>) {
-    let Some(shape) = store.shape() else {
-        return;
-    };
-    let hash = hash(key, shape);
-    let Some(line) = line(hash, shape, store) else {
+    let Some((hash, line)) = bucket(key, store) else {
         return;
     };
     let word = tag(hash) << TAG_SHIFT | low;
