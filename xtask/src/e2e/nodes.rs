@@ -123,6 +123,12 @@ fn make_cgroups(lab: &Lab) -> Result<()> {
                 }
             }
         }
+        if controller == "cpu" {
+            // The largest share there is. By default the pods of all nodes together get no more than one thread of the
+            // suite's own, and it is not used to pods that wait for seconds.
+            let shares = root.join(CGROUP).join("cpu.shares");
+            fs::write(shares, "262144").context("cannot write the nodes' share of the CPUs")?;
+        }
     }
     Ok(())
 }
