@@ -32,16 +32,25 @@ const SYSCTLS: [(&str, &str); 3] = [
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {
-    /// The limit: clients know their backend. From outside it is reached through node1, there and back.
-    Nobody,
-    /// The same from outside without node1: what is left of a way when the first node costs nothing.
-    NobodyNorNode1,
-    /// The limit with programs that do nothing where svcplane's would be.
-    EmptyHooks,
+    /// No proxy: clients know their backend.
+    Nobody(Floor),
     /// svc-agent with these flags.
     Svcplane(&'static [&'static str]),
     /// kube-proxy in this mode.
     KubeProxy(&'static str),
+}
+
+/// What is there in a proxy's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Floor {
+    /// The limit. From outside the backend is reached through node1, there and back.
+    Nothing,
+    /// The same from outside without node1: what is left of a way when the first node costs nothing.
+    NorNode1,
+    /// Programs that do nothing where svcplane's would be.
+    EmptyHooks,
+    /// A program at node1's NIC that sends frames back out by XDP, and does nothing else.
+    BareXdp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,12 +121,18 @@ impl Field {
                 Ok(())
             })?;
         }
-        if matches!(who.carrier, Carrier::Nobody | Carrier::EmptyHooks) {
-            through_node1(&topology)?;
-        }
         let hooks = match who.carrier {
-            Carrier::EmptyHooks => floor::attach(&topology)?,
-            _ => Vec::new(),
+            Carrier::Nobody(floor) => {
+                if floor != Floor::NorNode1 {
+                    through_node1(&topology)?;
+                }
+                match floor {
+                    Floor::Nothing | Floor::NorNode1 => Vec::new(),
+                    Floor::EmptyHooks => floor::attach(&topology)?,
+                    Floor::BareXdp => vec![floor::forward(&topology)?],
+                }
+            }
+            Carrier::Svcplane(_) | Carrier::KubeProxy(_) => Vec::new(),
         };
         let places = [Measured::Local.place(), Measured::Remote.place()];
         let servers = places
@@ -146,8 +161,9 @@ impl Field {
             if v6 { v6_address } else { v4 }
         };
         match (self.who.carrier, way) {
-            (Carrier::Nobody | Carrier::NobodyNorNode1 | Carrier::EmptyHooks, _)
-            | (_, Way::PodToPod) => (of(measured.place()), work.plain_port()).into(),
+            (Carrier::Nobody(_), _) | (_, Way::PodToPod) => {
+                (of(measured.place()), work.plain_port()).into()
+            }
             (_, Way::PodToLocal | Way::PodToRemote) => measured.cluster_ip(v6, work),
             _ => (of(NODES[0]), measured.node_port(work)).into(),
         }
@@ -192,7 +208,7 @@ impl Field {
         fs::write(&file, kubeconfig()).context("cannot write a kubeconfig")?;
         let file = file.display().to_string();
         match self.who.carrier {
-            Carrier::Nobody | Carrier::NobodyNorNode1 | Carrier::EmptyHooks => (),
+            Carrier::Nobody(_) => (),
             Carrier::Svcplane(flags) => {
                 let objects = objects::objects(&self.topology, services);
                 let _api = stand_ins(&self.topology, objects)?;
