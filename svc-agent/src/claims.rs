@@ -1,24 +1,28 @@
 //! Who owns a frontend that several Services ask for (A13): the oldest Service, by creation time, then by name. Each
 //! change tells which others win or lose by it. Pure.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use svc_common::table::Scope;
 
 use crate::desired::{Fault, FrontendAddr, Port, Refusal, Service, ServiceName};
+use crate::packed::pack;
 
 /// Orders Services by age. Without a creation time (manifests) the name decides.
 type Claimant = (Option<Arc<str>>, ServiceName);
 
-/// When a Service was created, and what it asks for.
+/// When a Service was created, and what it asks for, sorted.
 type Claimed = (Option<Arc<str>>, Box<[FrontendAddr]>);
 
 /// Every Service's claims.
 #[derive(Clone, Debug, Default)]
 pub struct Claims {
-    /// Sorted; mostly there is one.
-    claimants: BTreeMap<FrontendAddr, Vec<Claimant>>,
+    /// The first of all claimants.
+    owners: BTreeMap<FrontendAddr, Claimant>,
+    /// The others, sorted; mostly there are none.
+    losers: BTreeMap<FrontendAddr, BTreeSet<Claimant>>,
     claimed: BTreeMap<ServiceName, Claimed>,
 }
 
@@ -28,7 +32,7 @@ impl Claims {
     pub fn update(
         &mut self,
         name: &ServiceName,
-        created: Option<&str>,
+        created: Option<&Arc<str>>,
         service: &Service,
     ) -> BTreeSet<ServiceName> {
         let wanted: BTreeSet<FrontendAddr> = service
@@ -37,7 +41,14 @@ impl Claims {
             .flat_map(|p| p.frontends.keys())
             .map(place)
             .collect();
-        let created: Option<Arc<str>> = created.map(Arc::from);
+        let created = created.cloned();
+        let as_before = match self.claimed.get(name) {
+            Some((was_created, had)) => *was_created == created && wanted.iter().eq(had),
+            None => wanted.is_empty(),
+        };
+        if as_before {
+            return BTreeSet::new();
+        }
         let (was_created, had) = self.claimed.remove(name).unwrap_or_default();
         let had = BTreeSet::from_iter(had);
         let mut affected = BTreeSet::new();
@@ -48,12 +59,7 @@ impl Claims {
             let owner = self.owner(addr).cloned();
             self.withdraw(addr, &(was_created.clone(), name.clone()));
             if wanted.contains(addr) {
-                let claimant = (created.clone(), name.clone());
-                let claimants = self.claimants.entry(*addr).or_default();
-                if let Err(place) = claimants.binary_search(&claimant) {
-                    claimants.reserve_exact(1);
-                    claimants.insert(place, claimant);
-                }
+                self.enter(addr, (created.clone(), name.clone()));
             }
             let now = self.owner(addr).cloned();
             if now != owner {
@@ -70,10 +76,7 @@ impl Claims {
 
     /// The Service that a frontend belongs to.
     pub fn owner(&self, addr: &FrontendAddr) -> Option<&ServiceName> {
-        self.claimants
-            .get(&place(addr))?
-            .first()
-            .map(|(_, name)| name)
+        self.owners.get(&place(addr)).map(|(_, name)| name)
     }
 
     /// Leaves a Service the frontends that it owns; the others are refused by the name of their owner.
@@ -95,12 +98,38 @@ impl Claims {
         (service, refusals.into_iter().collect())
     }
 
-    fn withdraw(&mut self, addr: &FrontendAddr, claimant: &Claimant) {
-        if let Some(claimants) = self.claimants.get_mut(addr) {
-            claimants.retain(|other| other != claimant);
-            if claimants.is_empty() {
-                self.claimants.remove(addr);
+    /// Takes as little memory as it can.
+    pub fn pack(&mut self) {
+        pack(&mut self.owners);
+        pack(&mut self.claimed);
+    }
+
+    fn enter(&mut self, addr: &FrontendAddr, mut claimant: Claimant) {
+        match self.owners.entry(*addr) {
+            Entry::Vacant(owner) => {
+                owner.insert(claimant);
             }
+            Entry::Occupied(mut owner) => {
+                if claimant < *owner.get() {
+                    std::mem::swap(owner.get_mut(), &mut claimant);
+                }
+                self.losers.entry(*addr).or_default().insert(claimant);
+            }
+        }
+    }
+
+    fn withdraw(&mut self, addr: &FrontendAddr, claimant: &Claimant) {
+        let mut losers = self.losers.get_mut(addr);
+        if self.owners.get(addr) == Some(claimant) {
+            match losers.as_mut().and_then(|losers| losers.pop_first()) {
+                Some(next) => self.owners.insert(*addr, next),
+                None => self.owners.remove(addr),
+            };
+        } else if let Some(losers) = &mut losers {
+            losers.remove(claimant);
+        }
+        if losers.is_some_and(|losers| losers.is_empty()) {
+            self.losers.remove(addr);
         }
     }
 }

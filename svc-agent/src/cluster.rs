@@ -56,9 +56,9 @@ pub struct Service {
     pub r#type: ServiceType,
     pub headless: bool,
     /// `metadata.uid`, which Events name it by; empty with manifests.
-    pub uid: String,
+    pub uid: Box<str>,
     /// RFC 3339 `metadata.creationTimestamp`; orders claims to the same frontend (A13).
-    pub created: Option<String>,
+    pub created: Option<Arc<str>>,
     pub annotations: BTreeMap<String, String>,
     /// Only the manifests source tells; nobody else needs it.
     pub selector: BTreeMap<String, String>,

@@ -28,6 +28,7 @@ pub mod monitor;
 pub mod netlink;
 pub mod node;
 pub mod notices;
+pub mod packed;
 pub mod plan;
 pub mod realtime;
 pub mod reconcile;

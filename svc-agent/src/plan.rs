@@ -27,10 +27,11 @@ pub use label::Label;
 
 use crate::config::Cidr;
 use crate::desired::{Fault, Refusal, Service, ServiceName};
+use crate::packed::{pack, pack_set};
 use side::Side;
 
-/// The ids of one Service by label, sorted: mostly one, and a map would make room for eleven.
-type Ids = Vec<(Label, u32)>;
+/// The ids of one Service: mostly one, and a set would make room for eleven.
+type Ids = Vec<u32>;
 
 /// A batch of plans. What one batch frees is not used again before the batch is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,8 +102,8 @@ impl Planner {
                 continue;
             };
             let ids = services.entry(label.port.service.clone()).or_default();
-            if let Err(place) = ids.binary_search_by(|(known, _)| known.cmp(&label)) {
-                ids.insert(place, (label, id));
+            if ids.iter().all(|known| labels.get(known) != Some(text)) {
+                ids.push(id);
                 owned.insert(id);
             }
         }
@@ -144,12 +145,7 @@ impl Planner {
         let mut refusals = Vec::new();
         let had = self.services.get(name).cloned().unwrap_or_default();
         let (ids, ports) = self.assign_ids(&had, desired, &object, &mut refusals);
-        let mine: BTreeSet<u32> = had
-            .iter()
-            .map(|(_, id)| id)
-            .chain(ids.keys())
-            .copied()
-            .collect();
+        let mine: BTreeSet<u32> = had.iter().chain(ids.keys()).copied().collect();
 
         let changes = match self.try_plan(name, &had, ids, &ports, &mine, &object, &mut refusals) {
             Ok(changes) => changes,
@@ -254,6 +250,15 @@ impl Planner {
         let left = std::mem::replace(&mut self.leaving, later);
         let freed = self.v4.release(upto) | self.v6.release(upto) | !left.is_empty();
         self.freed |= freed;
+    }
+
+    /// Takes as little memory as it can; for when nothing is to be planned.
+    pub fn pack(&mut self) {
+        self.v4.pack();
+        self.v6.pack();
+        pack(&mut self.labels);
+        pack(&mut self.services);
+        pack_set(&mut self.owned);
     }
 
     /// The Services that did not get all they asked for, and why.

@@ -101,6 +101,13 @@ impl Reconciler {
         self.dirty_all();
     }
 
+    /// Takes as little memory as it can; worth the while after much was planned.
+    pub fn pack(&mut self) {
+        self.cluster.pack();
+        self.planner.pack();
+        self.claims.pack();
+    }
+
     fn dirty_all(&mut self) {
         self.dirty
             .extend(self.cluster.services().map(|(name, _)| name.clone()));
@@ -160,10 +167,7 @@ impl Reconciler {
                 continue;
             }
             let (desired, refusals) = compile(&self.cluster, &name, &self.facts);
-            let created = self
-                .cluster
-                .service(&name)
-                .and_then(|s| s.created.as_deref());
+            let created = self.cluster.service(&name).and_then(|s| s.created.as_ref());
             self.dirty
                 .extend(self.claims.update(&name, created, &desired));
             let few = self.compiled.len() < AT_ONCE;

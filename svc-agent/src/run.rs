@@ -87,9 +87,7 @@ pub async fn run(options: &Run) -> Result<()> {
         agent.settle();
         agent.recount().await;
         agent.serve_health_checks().await;
-        if agent.rest.is_due(Instant::now()) {
-            rest::give_memory_back();
-        }
+        agent.rest();
     }
     tracing::info!("stopping; the dataplane stays");
     if options.unload_on_exit {
@@ -276,6 +274,7 @@ impl<'a> Agent<'a> {
             self.test_itself();
             if !self.synced {
                 self.synced = true;
+                self.rest.synced(now);
                 let services = self.reconciler.cluster.services().len();
                 tracing::info!("synced: {services} Services, {entries} map entries written");
                 self.sockets.wake();
@@ -357,9 +356,21 @@ impl<'a> Agent<'a> {
             kind: "Service".into(),
             namespace: name.namespace.to_string(),
             name: name.name.to_string(),
-            uid: service.uid.clone(),
+            uid: service.uid.to_string(),
         });
         self.notices.refused(regarding.as_ref(), &new);
+    }
+
+    /// Lets go of memory, when it is time.
+    fn rest(&mut self) {
+        let Some(written) = self.rest.is_due(Instant::now()) else {
+            return;
+        };
+        // It takes longer the more there is, so it has to be worth the while.
+        if written >= self.reconciler.cluster.services().len() {
+            self.reconciler.pack();
+        }
+        rest::give_memory_back();
     }
 
     fn fail(&mut self) {

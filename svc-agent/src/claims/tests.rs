@@ -63,12 +63,16 @@ fn the_older_service_wins_and_the_loser_gets_it_when_the_winner_goes() {
     let young = service("a-young", &[80]);
     assert!(
         claims
-            .update(&name("a-young"), Some("2026-02-01T00:00:00Z"), &young)
+            .update(
+                &name("a-young"),
+                Some(&"2026-02-01T00:00:00Z".into()),
+                &young
+            )
             .is_empty()
     );
     let old = service("b-old", &[80]);
     assert_eq!(
-        claims.update(&name("b-old"), Some("2026-01-01T00:00:00Z"), &old),
+        claims.update(&name("b-old"), Some(&"2026-01-01T00:00:00Z".into()), &old),
         [name("a-young")].into()
     );
 
@@ -127,22 +131,23 @@ proptest! {
         steps in prop::collection::vec((0usize..5, 0u8..3, prop::collection::btree_set(1u16..6, 0..4)), 1..40)
     ) {
         let mut claims = Claims::default();
-        let mut last: BTreeMap<ServiceName, (Option<String>, Service)> = BTreeMap::new();
+        let mut last: BTreeMap<ServiceName, (Option<Arc<str>>, Service)> = BTreeMap::new();
         for (who, age, ports) in steps {
             let who = name(["a", "b", "c", "d", "e"][who]);
-            let created = (age > 0).then(|| format!("2026-0{age}-01T00:00:00Z"));
+            let created =
+                (age > 0).then(|| Arc::<str>::from(format!("2026-0{age}-01T00:00:00Z")));
             let wanted = service(&who.name, &ports.into_iter().collect::<Vec<_>>());
             let share = |claims: &Claims, n: &ServiceName, s: &Service| claims.award(n, s.clone()).0;
             let before: Vec<_> = last.iter().map(|(n, (_, s))| share(&claims, n, s)).collect();
 
-            let affected = claims.update(&who, created.as_deref(), &wanted);
+            let affected = claims.update(&who, created.as_ref(), &wanted);
 
             for ((n, (_, s)), before) in last.iter().zip(before).filter(|((n, _), _)| **n != who) {
                 prop_assert_eq!(share(&claims, n, s) != before, affected.contains(n), "{}", n);
             }
             last.insert(who, (created, wanted));
             for port in 1..6 {
-                let claims_it = |(n, (c, s)): (&ServiceName, &(Option<String>, Service))| {
+                let claims_it = |(n, (c, s)): (&ServiceName, &(Option<Arc<str>>, Service))| {
                     s.ports[0].frontends.contains_key(&addr(port)).then(|| (c.clone(), n.clone()))
                 };
                 let oldest = last.iter().filter_map(claims_it).min();
@@ -164,8 +169,12 @@ fn a_place_has_one_owner_from_wherever_it_is_asked() {
     let frontend = frontends.remove(&addr(80)).unwrap();
     frontends.insert(inside, frontend);
     let younger = service("younger", &[80]);
-    claims.update(&name("older"), Some("2026-01-01T00:00:00Z"), &older);
-    claims.update(&name("younger"), Some("2026-02-01T00:00:00Z"), &younger);
+    claims.update(&name("older"), Some(&"2026-01-01T00:00:00Z".into()), &older);
+    claims.update(
+        &name("younger"),
+        Some(&"2026-02-01T00:00:00Z".into()),
+        &younger,
+    );
     let (served, refusals) = claims.award(&name("younger"), younger);
     assert!(served.ports[0].frontends.is_empty());
     assert_eq!(refusals.len(), 1);

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use super::{Node, Service, Slice, SliceName};
 use crate::desired::ServiceName;
+use crate::packed::pack;
 
 /// What happened to the objects of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +118,13 @@ impl Cluster {
     /// Whether every kind was listed once. Before, nothing may be written (A11).
     pub fn synced(&self) -> bool {
         self.synced.all()
+    }
+
+    /// Takes as little memory as it can.
+    pub fn pack(&mut self) {
+        pack(&mut self.services);
+        pack(&mut self.slices);
+        pack(&mut self.slices_of);
     }
 
     /// Takes in an event; returns the Services to compile again. Until the first full sync that is none, and with it all (A11).

@@ -39,8 +39,8 @@ impl Planner {
                 refusals.push(Refusal::invalid(object, why));
                 continue;
             }
-            let known = had.iter().find(|(known, _)| *known == label);
-            let id = known.map(|(_, id)| *id).unwrap_or_else(|| {
+            let known = had.iter().find(|id| self.labels.get(id) == Some(&text));
+            let id = known.copied().unwrap_or_else(|| {
                 while next == 0 || self.labels.contains_key(&next) {
                     next = next.wrapping_add(1);
                 }
@@ -109,7 +109,7 @@ impl Planner {
             v6: self.v6.commit(mine, v6, self.generation),
             ..Changes::default()
         };
-        for (_, id) in had.iter().filter(|(_, id)| !used.contains(id)) {
+        for id in had.iter().filter(|id| !used.contains(id)) {
             self.labels.remove(id);
             self.owned.remove(id);
             *self.leaving.entry(self.generation).or_default() += 1;
@@ -126,9 +126,8 @@ impl Planner {
         if ids.is_empty() {
             self.services.remove(name);
         } else {
-            let mut ids: Ids = ids.into_iter().map(|(id, label)| (label, id)).collect();
-            ids.sort_unstable();
-            self.services.insert(name.clone(), ids);
+            self.services
+                .insert(name.clone(), ids.into_keys().collect());
         }
         let out = [
             changes.v4.frontends_out.len(),

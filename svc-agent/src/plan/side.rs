@@ -6,11 +6,12 @@ mod listed;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use svc_common::family::Family;
+use svc_common::family::{Addr, Family, Port};
 use svc_common::table::{Backend, Frontend, FrontendKey};
 
 use super::slots::Slots;
 use super::{Actual, Capacities, FamilyChanges, Generation};
+use crate::packed::{pack, pack_set};
 use draft::Draft;
 
 /// One family's maps as they will be once every planned change is applied, with what is needed to plan the next one.
@@ -19,14 +20,15 @@ pub(super) struct Side<F: Family> {
     pub(super) actual: Actual<F>,
     slots: Slots,
     /// First slot of a run → how many frontends point at it.
-    users: BTreeMap<u32, usize>,
+    users: BTreeMap<u32, u32>,
     /// Runs that a damaged frontend overlapped at start-up: their slots are not used again before the next start.
     pinned: BTreeSet<u32>,
-    by_service: BTreeMap<u32, BTreeSet<FrontendKey<F>>>,
+    /// By service id, those of one side by side: a set for each would make room for eleven.
+    by_service: BTreeSet<(u32, FrontendKey<F>)>,
     /// What each frontend asks of its address: bits of `address_flags`.
     flags: BTreeMap<FrontendKey<F>, u32>,
     /// How many frontends ask for each of the three bits.
-    holders: BTreeMap<F::Addr, [usize; 3]>,
+    holders: BTreeMap<F::Addr, [u32; 3]>,
     /// This node's own; None until the planner was told.
     nodes: Option<BTreeSet<F::Addr>>,
     /// Other nodes; None until the planner was told.
@@ -61,7 +63,7 @@ impl<F: Family> Side<F> {
             slots,
             users: BTreeMap::new(),
             pinned: BTreeSet::new(),
-            by_service: BTreeMap::new(),
+            by_service: BTreeSet::new(),
             flags: BTreeMap::new(),
             holders: BTreeMap::new(),
             nodes: None,
@@ -70,10 +72,7 @@ impl<F: Family> Side<F> {
             leaving: BTreeMap::new(),
         };
         for (key, frontend) in &actual.frontends {
-            side.by_service
-                .entry(frontend.service)
-                .or_default()
-                .insert(*key);
+            side.by_service.insert((frontend.service, *key));
             // The kind is not in the map: hold whatever the address is now until the Service is planned.
             side.hold(*key, actual.addresses.get(&key.addr).copied().unwrap_or(0));
             if actual.run(frontend).is_some() {
@@ -132,8 +131,7 @@ impl<F: Family> Side<F> {
         );
         let had: BTreeSet<FrontendKey<F>> = mine
             .iter()
-            .filter_map(|id| self.by_service.get(id))
-            .flatten()
+            .flat_map(|&id| self.frontends_of(id))
             .copied()
             .collect();
         let addrs: BTreeSet<F::Addr> = had
@@ -168,13 +166,10 @@ impl<F: Family> Side<F> {
         // Only now: a run may have changed hands between two frontends of the Service.
         for (key, old) in olds {
             self.unuse(&old, generation);
-            self.unindex(&key, old.service);
+            self.by_service.remove(&(old.service, key));
         }
         for (key, (value, _)) in &draft.frontends {
-            self.by_service
-                .entry(value.service)
-                .or_default()
-                .insert(*key);
+            self.by_service.insert((value.service, *key));
         }
         self.settle(addrs, &mut changes, generation);
         self.list_backends(mine, &draft.backends, &mut changes, generation);
@@ -201,13 +196,30 @@ impl<F: Family> Side<F> {
         }
     }
 
-    fn unindex(&mut self, key: &FrontendKey<F>, service: u32) {
-        if let Some(keys) = self.by_service.get_mut(&service) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_service.remove(&service);
-            }
-        }
+    fn frontends_of(&self, service: u32) -> impl Iterator<Item = &FrontendKey<F>> {
+        let first = FrontendKey {
+            addr: F::Addr::UNSPECIFIED,
+            port: Port::new(0),
+            proto: 0,
+            scope: 0,
+        };
+        self.by_service
+            .range((service, first)..)
+            .take_while(move |(id, _)| *id == service)
+            .map(|(_, key)| key)
+    }
+
+    /// Takes as little memory as it can.
+    pub(super) fn pack(&mut self) {
+        pack(&mut self.actual.frontends);
+        pack(&mut self.actual.addresses);
+        pack(&mut self.actual.slots);
+        pack(&mut self.actual.backends);
+        pack_set(&mut self.actual.ranges);
+        pack(&mut self.users);
+        pack_set(&mut self.by_service);
+        pack(&mut self.flags);
+        pack(&mut self.holders);
     }
 
     /// Removes what was found in the maps and is nobody's: frontends of ids without a Service, addresses without use.
@@ -218,8 +230,8 @@ impl<F: Family> Side<F> {
     ) -> FamilyChanges<F> {
         let orphans: BTreeSet<u32> = self
             .by_service
-            .keys()
-            .copied()
+            .iter()
+            .map(|(id, _)| *id)
             .chain(self.listing())
             .filter(|&id| !owned(id))
             .collect();

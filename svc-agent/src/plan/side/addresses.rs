@@ -17,7 +17,7 @@ impl<F: Family> Side<F> {
         }
         let holders = self.holders.entry(key.addr).or_default();
         for (bit, n) in holders.iter_mut().enumerate() {
-            *n = *n + usize::from(flags >> bit & 1 == 1) - usize::from(before >> bit & 1 == 1);
+            *n = *n + (flags >> bit & 1) - (before >> bit & 1);
         }
         if *holders == [0; 3] {
             self.holders.remove(&key.addr);

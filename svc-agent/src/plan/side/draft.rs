@@ -100,7 +100,7 @@ impl<F: Family> Side<F> {
     ) -> Result<(), Full> {
         let mut expanded: BTreeMap<usize, Vec<Backend<F>>> = BTreeMap::new();
         let mut placed: BTreeMap<Vec<Backend<F>>, u32> = BTreeMap::new();
-        for key in self.by_service.get(&id).into_iter().flatten() {
+        for key in self.frontends_of(id) {
             let frontend = &self.actual.frontends[key];
             if let Some(run) = self.actual.run(frontend) {
                 placed.entry(run.to_vec()).or_insert(frontend.first);

@@ -37,11 +37,11 @@ fn converted(object: &core::Service, notes: &mut Notes) -> Service {
     Service {
         r#type: service_type(spec.type_.as_deref(), notes),
         headless,
-        uid: meta.uid.clone().unwrap_or_default(),
+        uid: meta.uid.as_deref().unwrap_or_default().into(),
         created: meta
             .creation_timestamp
             .as_ref()
-            .map(|time| format!("{:.0}", time.0)),
+            .map(|time| format!("{:.0}", time.0).into()),
         annotations: meta.annotations.clone().unwrap_or_default(),
         cluster_ips: if headless {
             Vec::new()
