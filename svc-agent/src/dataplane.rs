@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use aya::maps::{DevMapHash, MapData, MapInfo};
 use aya::{Ebpf, EbpfLoader};
@@ -44,6 +45,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The layout of the pinned maps. A change of layout is a new folder.
 const VERSION: &str = "v1";
+
+/// Sizes of keys and values by a map's name.
+type Layout = BTreeMap<String, (u32, u32)>;
 
 /// The address of each device and family, by (ifindex, is IPv6); index 0 is the node itself.
 pub type DeviceAddresses = BTreeMap<(u32, bool), IpAddr>;
@@ -327,22 +331,31 @@ pub fn is_bpffs(path: &Path) -> bool {
         .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }
 
+/// The sizes of our maps' keys and values. Read once: the object takes tens of MB while it is parsed.
+fn layout() -> Result<&'static Layout, Error> {
+    static LAYOUT: OnceLock<Layout> = OnceLock::new();
+    if let Some(layout) = LAYOUT.get() {
+        return Ok(layout);
+    }
+    let object = aya_obj::Object::parse(OBJECT).map_err(|e| Error::Load(e.into()))?;
+    let maps = object.maps.into_iter();
+    let sizes = maps.map(|(name, map)| (name, (map.key_size(), map.value_size())));
+    Ok(LAYOUT.get_or_init(|| sizes.collect()))
+}
+
 /// Refuses pinned maps whose keys or values are of other sizes than ours.
 fn check_layout(folder: &Path) -> Result<(), Error> {
-    let object = aya_obj::Object::parse(OBJECT).map_err(|e| Error::Load(e.into()))?;
+    let layout = layout()?;
     for name in maps::PINNED {
         let path = folder.join(name);
         if !path.exists() {
             continue;
         }
-        let Some(map) = object.maps.get(name) else {
+        let Some(&expected) = layout.get(name) else {
             return Err(Error::Missing(name));
         };
         let found = pinned_info(folder, name)?;
-        let (found, expected) = (
-            (found.key_size(), found.value_size()),
-            (map.key_size(), map.value_size()),
-        );
+        let found = (found.key_size(), found.value_size());
         if found != expected {
             let sizes =
                 |(key, value): (u32, u32)| format!("{key}-byte keys and {value}-byte values");

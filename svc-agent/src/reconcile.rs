@@ -25,6 +25,8 @@ pub struct Reconciler {
     /// Their claims are known, they are still to be planned. Of many, only the first are kept as compiled.
     compiled: BTreeMap<ServiceName, Option<Compiled>>,
     restored: bool,
+    /// The planner knows all addresses of nodes, and the cluster's ranges.
+    places_told: bool,
     /// Of the Services that have any, see [`Self::no_local_endpoints`].
     without_local: BTreeMap<ServiceName, [[usize; 2]; 2]>,
 }
@@ -59,12 +61,14 @@ impl Reconciler {
             dirty: BTreeSet::new(),
             compiled: BTreeMap::new(),
             restored: false,
+            places_told: false,
             without_local: BTreeMap::new(),
         }
     }
 
     /// Takes in an event; whether it is news for any Service.
     pub fn apply(&mut self, event: Event) -> bool {
+        self.places_told &= !matches!(event, Event::Node(_));
         let dirty = self.cluster.apply(event);
         let news = !dirty.is_empty();
         self.dirty.extend(dirty);
@@ -85,18 +89,21 @@ impl Reconciler {
             self.facts = facts;
             self.dirty_all();
         }
+        self.places_told &= node_addresses == self.node_addresses;
         self.node_addresses = node_addresses;
     }
 
     /// From where the cluster's pods ask (`--cluster-cidr`).
     pub fn set_cluster_ranges(&mut self, ranges: impl IntoIterator<Item = Cidr>) {
         self.cluster_ranges = ranges.into_iter().collect();
+        self.places_told = false;
     }
 
     /// Starts over with what is really in the maps, after a write has failed.
     pub fn restart(&mut self, planner: Planner) {
         self.planner = planner;
         self.restored = false;
+        self.places_told = false;
         self.compiled.clear();
         self.dirty_all();
     }
@@ -119,14 +126,9 @@ impl Reconciler {
         if !self.cluster.synced() {
             return round;
         }
-        round
-            .changes
-            .merge(self.planner.set_node_addresses(&self.node_addresses));
-        round
-            .changes
-            .merge(self.planner.set_cluster_ranges(&self.cluster_ranges));
-        let peers = self.cluster.peer_addresses().collect();
-        round.changes.merge(self.planner.set_peer_addresses(&peers));
+        if !std::mem::replace(&mut self.places_told, true) {
+            self.tell_places(&mut round.changes);
+        }
         if !self.restored {
             self.restored = true;
             let known = self
@@ -157,6 +159,13 @@ impl Reconciler {
                 return round;
             }
         }
+    }
+
+    fn tell_places(&mut self, changes: &mut Changes) {
+        changes.merge(self.planner.set_node_addresses(&self.node_addresses));
+        changes.merge(self.planner.set_cluster_ranges(&self.cluster_ranges));
+        let peers = self.cluster.peer_addresses().collect();
+        changes.merge(self.planner.set_peer_addresses(&peers));
     }
 
     /// Compiles what is dirty, and what becomes so by its claims.

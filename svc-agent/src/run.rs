@@ -61,8 +61,10 @@ pub async fn run(options: &Run) -> Result<()> {
     let (events, mut inbox) = mpsc::channel(source::QUEUE);
     // Before anything is loaded: without a source there is nothing to serve.
     let metrics = Metrics::default();
-    let (mut source, notices) = start::source(options, node_name.clone(), events, &metrics).await?;
+    let (source, notices) = start::source(options, node_name.clone(), events, &metrics).await?;
     let mut agent = Agent::start(options, node_name, notices, metrics).await?;
+    // A task of its own: it is looked at when there is news for it, and not whenever anything happens here.
+    let mut source = tokio::spawn(source);
     loop {
         let due = agent.due();
         tokio::select! {
@@ -70,7 +72,7 @@ pub async fn run(options: &Run) -> Result<()> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             ended = &mut source => {
-                ended?;
+                ended.context("the source of Services has failed")??;
                 bail!("the source of Services ended");
             }
             Some(event) = inbox.recv() => {
@@ -139,6 +141,8 @@ struct Agent<'a> {
     reattach: Option<Instant>,
     /// The node's addresses that devices were judged by.
     attached_for: Vec<IpAddr>,
+    /// The node is another since its facts were taken.
+    other_node: bool,
     synced: bool,
     recount: Recount,
     rest: Rest,
@@ -197,6 +201,7 @@ impl<'a> Agent<'a> {
             sweep: false,
             reattach: None,
             attached_for: Vec::new(),
+            other_node: true,
             synced: false,
             recount: Recount::default(),
             rest: Rest::new(Instant::now()),
@@ -252,7 +257,9 @@ impl<'a> Agent<'a> {
         if self.node_ips() != self.attached_for {
             self.attach();
         }
-        self.take_facts();
+        if std::mem::take(&mut self.other_node) {
+            self.take_facts();
+        }
         let start = Instant::now();
         let Some(changed) = self.write() else {
             return self.fail();

@@ -33,8 +33,8 @@ const COOKIE: usize = 40;
 /// `1 << TCP_ESTABLISHED`, which a connected UDP socket is, too.
 const CONNECTED: u32 = 1 << 1;
 
-/// After a sweep, in terms of what it took; and at most.
-const REST: u32 = 100;
+/// After a sweep, in terms of what it took; and at most. Even where there is no socket, it looks at 131,072 buckets.
+const REST: u32 = 400;
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// The namespace that the thread is in, before it wanders.

@@ -172,6 +172,11 @@ impl<F: Family> FamilyChanges<F> {
     }
 
     fn merge(&mut self, later: Self) {
+        if self.is_empty() {
+            let stale = self.stale | later.stale;
+            *self = Self { stale, ..later };
+            return;
+        }
         self.slots_in.extend(later.slots_in);
         for (addr, flags) in later.addresses_in {
             self.addresses_out.remove(&addr);

@@ -8,6 +8,7 @@ use super::Generation;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slots {
     capacity: u32,
+    free: u32,
     /// First slot → length. Neighbours are always joined.
     by_first: BTreeMap<u32, u32>,
     /// The same extents by length: the smallest that fits is taken, the lowest of these first.
@@ -19,6 +20,7 @@ impl Slots {
     pub fn new(capacity: u32) -> Self {
         let mut slots = Self {
             capacity,
+            free: 0,
             by_first: BTreeMap::new(),
             by_len: BTreeSet::new(),
             quarantine: BTreeMap::new(),
@@ -33,7 +35,7 @@ impl Slots {
 
     /// Slots that can be allocated now.
     pub fn free(&self) -> u32 {
-        self.by_first.values().sum()
+        self.free
     }
 
     /// The longest run that can be allocated now.
@@ -104,12 +106,14 @@ impl Slots {
 
     fn insert(&mut self, first: u32, len: u32) {
         if len > 0 {
+            self.free += len;
             self.by_first.insert(first, len);
             self.by_len.insert((len, first));
         }
     }
 
     fn remove(&mut self, first: u32, len: u32) {
+        self.free -= len;
         self.by_first.remove(&first);
         self.by_len.remove(&(len, first));
     }

@@ -59,6 +59,7 @@ impl Agent<'_> {
 
     /// Puts the programs where the devices are now.
     pub(super) fn attach(&mut self) {
+        self.other_node = true;
         let node_ips = self.node_ips();
         let addresses = node::device_addresses(&self.devices, &node_ips);
         let reached = Reached {

@@ -8,6 +8,8 @@ use crate::plan::Generation;
 
 /// No packet still reads a run of slots that was given up so long ago: a program runs for microseconds.
 const GRACE: Duration = Duration::from_millis(100);
+/// How much later it is asked for by itself: where changes follow each other, the next one finds it on its way.
+const LEISURE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 pub(super) struct Pace {
@@ -19,7 +21,8 @@ pub(super) struct Pace {
 impl Pace {
     /// When there is something to do by itself.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.retry.or(self.leaving.front().map(|(when, _)| *when))
+        let free = self.leaving.front().map(|(when, _)| *when + LEISURE);
+        self.retry.or(free)
     }
 
     /// Whether a write has failed, and was not made up for yet.
@@ -75,7 +78,7 @@ mod tests {
         let (mut pace, now) = (Pace::default(), Instant::now());
         let batch = planner.close_generation();
         pace.wrote(batch, now);
-        assert_eq!(pace.due(), Some(now + GRACE));
+        assert_eq!(pace.due(), Some(now + GRACE + LEISURE));
         assert_eq!(pace.next_free(now), None);
         assert_eq!(pace.next_free(now + GRACE), Some(batch));
         assert_eq!((pace.next_free(now + GRACE), pace.due()), (None, None));

@@ -41,6 +41,7 @@ impl Agent<'_> {
             return;
         }
         self.metrics.programming.queued(&event);
+        self.other_node |= matches!(event, Event::Node(_));
         self.news = self.reconciler.apply(event);
     }
 
