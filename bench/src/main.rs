@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use svc_common::table::counted;
 
 /// What to measure, and how long.
 #[derive(Parser)]
@@ -33,6 +34,9 @@ pub(crate) struct Options {
     /// Only rows whose name (`program case family`) holds this.
     #[arg(long, default_value = "")]
     pub(crate) only: String,
+    /// What is counted by Service port: 0 nothing, 1 connections, 3 packets and bytes too.
+    #[arg(long, default_value_t = counted::CONNECTIONS)]
+    pub(crate) counted: u32,
     /// Bursts of each row, alternating with those of the floor.
     #[arg(long, default_value_t = 25)]
     pub(crate) rounds: u32,

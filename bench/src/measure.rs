@@ -50,6 +50,7 @@ fn measure(world: &World, options: &Options, number: usize, families: [bool; 2])
         flow_entries: entries + entries / 4,
         floor_entries: if world.name == "floors" { flows } else { 1 },
         services: world.services,
+        counted: options.counted,
     };
     let root = Path::new(BPFFS).join(format!("world-{number}"));
     let mut rig = Rig::new(size, &root)?;

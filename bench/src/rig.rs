@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_obj::Object;
 use svc_agent::dataplane::{self, Dataplane};
 use svc_common::socket::Mode;
-use svc_common::table::NodeConfig;
+use svc_common::table::{MAX_SERVICES, NodeConfig, counted};
 
 use crate::cluster::{self, NODE};
 use crate::network::{NIC, PODS};
@@ -99,6 +99,8 @@ pub(crate) struct Size {
     /// Entries of the floors' tables.
     pub(crate) floor_entries: u32,
     pub(crate) services: u32,
+    /// What is counted by service port, as the programs are told.
+    pub(crate) counted: u32,
 }
 
 impl Rig {
@@ -303,13 +305,17 @@ fn load_programs(size: Size, root: &Path) -> Result<(Ebpf, u32)> {
             // Two slots and two endpoints of each family a Service.
             2 * size.services + 1_000
         };
-        let entries = grown(name, entries, wanted);
+        let entries = match name {
+            "TRAFFIC" if size.counted & counted::TRAFFIC != 0 => MAX_SERVICES,
+            _ => grown(name, entries, wanted),
+        };
         if name.starts_with("FLOWS") {
             flow_entries = entries;
         }
         loader.map_max_entries(name, entries);
         loader.map_pin_path(name, path);
     }
+    loader.override_global("SERVICE_METRICS", &size.counted, true);
     let mut programs = loader
         .load(dataplane::OBJECT)
         .context("cannot make the maps")?;
@@ -352,7 +358,7 @@ fn grown(name: &str, entries: u32, wanted: u32) -> u32 {
 
 /// Writes the cluster's Services by the agent's own line.
 fn fill(size: Size, root: &Path, nic: u32) -> Result<()> {
-    let mut dataplane = Dataplane::open(root).context("cannot take over the maps")?;
+    let mut dataplane = Dataplane::open(root, size.counted).context("cannot take over the maps")?;
     let changes = cluster::changes(size.services, dataplane.capacities()?);
     dataplane.apply(&changes).context("cannot fill the maps")?;
     dataplane.configure(&NodeConfig {

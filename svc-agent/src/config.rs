@@ -1,6 +1,7 @@
 //! Every verb and setting, its default and its reason. Nothing else reads argv, the environment or `--config`.
 
 mod cidr;
+mod counting;
 mod duration;
 mod file;
 mod glob;
@@ -11,6 +12,7 @@ mod settings;
 mod tests;
 
 pub use cidr::Cidr;
+pub use counting::{Counting, ServiceMetrics};
 pub use duration::Seconds;
 pub use glob::Glob;
 pub use look::{Describe, Described, Diff, Explain, Form, Look};
@@ -169,6 +171,8 @@ pub struct Run {
     /// Where /metrics is served; empty: nowhere.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10249")]
     pub metrics_bind_address: Bind,
+    #[command(flatten)]
+    pub counting: Counting,
     /// YAML file of settings named like these flags; the command line wins.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

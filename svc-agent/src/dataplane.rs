@@ -24,7 +24,7 @@ use aya::maps::{DevMapHash, MapData, MapInfo};
 use aya::{Ebpf, EbpfLoader};
 use svc_common::family::{Ip, V4, V6};
 use svc_common::reason::Reason;
-use svc_common::table::{BOUNCE, NodeConfig};
+use svc_common::table::{BOUNCE, MAX_SERVICES, NodeConfig, counted};
 
 pub use cleanup::{Removal, cleanup};
 pub use error::Error;
@@ -38,6 +38,7 @@ use crate::connections::Connections;
 use crate::conntrack::Connection;
 use crate::inspect::{Affinities, Flows, Snapshot};
 use crate::plan::{Capacities, Changes};
+use crate::tally::Counts;
 use maps::{Filters, Maps};
 
 /// The eBPF object, built from svc-ebpf by the build script.
@@ -64,8 +65,9 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Loads the programs; takes over the maps and links that are pinned below `root`, or makes them.
-    pub fn open(root: &Path) -> Result<Self, Error> {
+    /// Loads the programs; takes over the maps and links that are pinned below `root`, or makes them. `counted`: bits of
+    /// [`counted`], what the programs count by service port.
+    pub fn open(root: &Path, counted: u32) -> Result<Self, Error> {
         let folder = root.join(VERSION);
         let (maps, links) = (folder.join("maps"), folder.join("links"));
         mount_bpffs(root)?;
@@ -86,6 +88,16 @@ impl Dataplane {
         for (name, path) in pins(root) {
             loader.map_pin_path(name, path);
         }
+        let traffic = match counted & counted::TRAFFIC {
+            0 => 1,
+            _ => MAX_SERVICES,
+        };
+        resize(&maps, "TRAFFIC", traffic)?;
+        loader.map_max_entries("TRAFFIC", traffic).override_global(
+            "SERVICE_METRICS",
+            &counted,
+            true,
+        );
         let mut ebpf = loader.load(OBJECT)?;
         links::load_programs(&mut ebpf)?;
         let xdp_devices = ebpf
@@ -296,6 +308,16 @@ impl Pinned {
         self.maps.service_at(ip, port, proto)
     }
 
+    /// The labels of all service ids.
+    pub fn labels(&self) -> Result<BTreeMap<u32, String>, Error> {
+        self.maps.labels()
+    }
+
+    /// What was counted for these service ids; None: nothing is.
+    pub fn counts(&self, ids: impl IntoIterator<Item = u32>) -> Result<Option<Counts>, Error> {
+        self.maps.counts(ids)
+    }
+
     pub fn config(&self) -> Result<NodeConfig, Error> {
         self.maps.config()
     }
@@ -341,6 +363,19 @@ fn layout() -> Result<&'static Layout, Error> {
     let maps = object.maps.into_iter();
     let sizes = maps.map(|(name, map)| (name, (map.key_size(), map.value_size())));
     Ok(LAYOUT.get_or_init(|| sizes.collect()))
+}
+
+/// Lets go of a pinned map that has another size than it is to have from now on.
+fn resize(folder: &Path, name: &'static str, entries: u32) -> Result<(), Error> {
+    let path = folder.join(name);
+    if !path.exists() || pinned_info(folder, name)?.max_entries() == entries {
+        return Ok(());
+    }
+    fs::remove_file(&path).map_err(|cause| Error::Pin {
+        what: "remove",
+        path,
+        cause,
+    })
 }
 
 /// Refuses pinned maps whose keys or values are of other sizes than ours.

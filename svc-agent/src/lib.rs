@@ -41,3 +41,4 @@ pub mod shares;
 pub mod shell;
 pub mod sockets;
 pub mod source;
+pub mod tally;

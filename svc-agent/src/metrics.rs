@@ -5,6 +5,7 @@ mod classic;
 mod maps;
 mod process;
 mod programming;
+mod services;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -80,8 +81,9 @@ impl Metrics {
             .inc();
     }
 
-    /// Everything that is told, the pinned maps below `root` included.
-    pub fn registry(&self, root: PathBuf, notices: Notices) -> Registry {
+    /// Everything that is told, the pinned maps below `root` included. `series`: how many service ports are told each by
+    /// itself.
+    pub fn registry(&self, root: PathBuf, notices: Notices, series: usize) -> Registry {
         let mut registry = Registry::default();
         self.programming.register(&mut registry);
         for (name, help, family) in [
@@ -105,7 +107,7 @@ impl Metrics {
         // Before the maps: these are mapped into the process while they are read.
         registry.register_collector(Box::new(process::Process));
         registry.register_collector(Box::new(self.state.clone()));
-        registry.register_collector(Box::new(maps::PinnedMaps::new(root, notices)));
+        registry.register_collector(Box::new(maps::PinnedMaps::new(root, notices, series)));
         registry
     }
 }

@@ -160,7 +160,7 @@ impl<'a> Agent<'a> {
         start::serve(options, &node_name, &health, &notices, &metrics).await?;
         let netlink = Watch::open()?;
         let devices = netlink.devices().await?;
-        let mut dataplane = Dataplane::open(&options.bpf_root)?;
+        let mut dataplane = Dataplane::open(&options.bpf_root, options.counting.bits())?;
         let planner = planner(&mut dataplane)?;
         sysctls::set(options);
         let config = start::node_config(options)?;

@@ -332,6 +332,9 @@ fn note<F: Family>(
         count(flow, -1, tables);
     }
     flow.decide(reply, decision);
+    if tables.counts_traffic() {
+        decision.service = flow.service;
+    }
     match step {
         Step::Renew => Known::No,
         Step::Reset => Known::Gone,

@@ -62,13 +62,14 @@ pub struct Target<F: Family> {
     pub proto: u8,
 }
 
-/// Writes the backend to connect to instead. False: not ours, or left to the packet path.
+/// Writes the backend to connect to instead, and whose it is. False: not ours, or left to the packet path.
 #[inline(never)]
 pub fn connect<F: Family>(
     caller: &Caller,
     target: &Target<F>,
     tables: &impl Tables<F>,
     backend: &mut Backend<F>,
+    service: &mut u32,
 ) -> Result<bool, Reason> {
     let Some(config) = tables.config() else {
         return Ok(false);
@@ -118,6 +119,7 @@ pub fn connect<F: Family>(
     if !own && needs_packets(&frontend, target.proto) {
         return Ok(false);
     }
+    *service = frontend.service;
     // One socket is one connection, however long (B16).
     let is_known = |backend: &Backend<F>| {
         tables.socket(&caller.key(backend.addr, backend.port)) == Some(peer(target))

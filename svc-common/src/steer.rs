@@ -58,6 +58,7 @@ impl<F: Family> Work<F> {
             to: Rewrite::EMPTY,
             route: Route::Stack,
             reply: false,
+            service: 0,
         },
         known: Ok(false),
         hop: Hop {
@@ -246,6 +247,9 @@ fn open<F: Family>(
         assign(client, address, segment, tables, flow)?;
         flow::open(flow, tables)?;
         flow.decide(false, decision);
+        if tables.counts_traffic() {
+            decision.service = flow.service;
+        }
         // A connection whose entry was lost was counted when it began.
         if segment.opens() {
             tables.opened(flow);

@@ -41,6 +41,11 @@ pub trait Tables<F: Family> {
     fn backend(&self, key: &BackendKey<F>) -> Option<BackendState>;
     /// Something to tell whoever watches: this flow, the one in scratch, has just been opened.
     fn opened(&self, _flow: &Flow<F>) {}
+    /// Whether packets are counted by service port, so that [`crate::decision::Decision::service`] is asked for.
+    #[inline(always)]
+    fn counts_traffic(&self) -> bool {
+        false
+    }
     /// Adds to the count of open connections, atomically. A backend that is not there is not counted.
     fn count_connection(&self, key: &BackendKey<F>, difference: i64);
     /// The turn of the run at slot `first`: 0, 1, 2, … over all CPUs.
@@ -419,6 +424,34 @@ pub mod node_flags {
     pub const PEER_FROM_PODS: u32 = 256;
     /// The same for what comes in from outside.
     pub const PEER_FROM_OUTSIDE: u32 = 512;
+    /// `--service-metrics`: what the loaded programs count by service port, for whoever reads it. They themselves have it
+    /// as a constant, of the bits of [`super::counted`].
+    pub const COUNTS_CONNECTIONS: u32 = 1024;
+    pub const COUNTS_TRAFFIC: u32 = 2048;
+}
+
+/// What is counted by service port (`--service-metrics`).
+pub mod counted {
+    pub const CONNECTIONS: u32 = 1;
+    /// Packets and bytes.
+    pub const TRAFFIC: u32 = 2;
+}
+
+/// Where CONNECTIONS and TRAFFIC count for a service id. Ids rise without end; no two that are in use at a time may have
+/// the same counter, which is for who makes ids to mind.
+#[inline(always)]
+pub const fn counter(service: u32) -> u32 {
+    service % MAX_SERVICES
+}
+
+/// Value of TRAFFIC: what this CPU has carried for a service port, towards its backends and back.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+pub struct Traffic {
+    pub packets_in: u64,
+    pub bytes_in: u64,
+    pub packets_out: u64,
+    pub bytes_out: u64,
 }
 
 /// Value of SERVICES: `namespace/name:port` in UTF-8, for people. A restart finds ids again by it.
@@ -471,6 +504,8 @@ mod user {
     unsafe impl aya::Pod for super::Frontend {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Ports {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Traffic {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::BackendState {}
     // SAFETY: as above.

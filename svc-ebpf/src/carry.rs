@@ -11,7 +11,7 @@ use svc_common::parse::{Segment, remember_fragment};
 use svc_common::reason::{Aside, Reason};
 use svc_common::refuse::{Checksum, IcmpError, Reset, swap_ethernet};
 use svc_common::rewrite::{Bytes, Rewrite, apply, apply_transport};
-use svc_common::steer::{self, Route, Work};
+use svc_common::steer::{self, Decision, Route, Work};
 use svc_common::table::{BOUNCE, Scope, TCP, Tables, address_flags};
 use svc_common::tunnel::is_tunnelled;
 use svc_common::wire::{ETH_LEN, Part, Unreachable, dst, tcp};
@@ -20,6 +20,7 @@ use crate::NEXT;
 use crate::events;
 use crate::hook::{Context, Skb, SkbEdit, frame, next_hop};
 use crate::maps::{Mapped, World, work, xdp_reaches, xdp_redirect};
+use crate::tally;
 use crate::tunnel;
 
 /// `TC_ACT_SHOT`.
@@ -100,10 +101,11 @@ fn hand_over<F: Mapped>(skb: &Skb, work: &Work<F>) -> i32 {
     if skb.age::<F>().is_none() {
         return NEXT;
     }
-    if decision.reply
-        && let Err(reason) = change(skb, segment, &decision.to)
-    {
-        return shoot::<F>(skb, reason);
+    if decision.reply {
+        if let Err(reason) = change(skb, segment, &decision.to) {
+            return shoot::<F>(skb, reason);
+        }
+        tally::carried(skb, ETH_LEN, decision);
     }
     let packet = skb.packet();
     match packet
@@ -189,8 +191,10 @@ fn hasten<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>) -> i32 {
         {
             let mut edit = SkbEdit::<F>(skb, PhantomData);
             match apply_transport(&mut edit, ETH_LEN, segment, &decision.to) {
-                Some(()) if way == Way::In => TRANSLATED,
-                Some(()) => NEXT,
+                Some(()) => {
+                    tally::carried(skb, ETH_LEN, decision);
+                    if way == Way::In { TRANSLATED } else { NEXT }
+                }
                 None => shoot::<F>(skb, Reason::RewriteFailed),
             }
         }
@@ -244,8 +248,13 @@ pub fn egress_l3<F: Mapped>(skb: &Skb) -> i32 {
         &decision.to,
     ) {
         Err(reason) => shoot::<F>(skb, reason),
-        Ok(()) if decision.route == Route::Inject => skb.inject(skb.ifindex()),
-        Ok(()) => NEXT,
+        Ok(()) => {
+            tally::carried(skb, 0, decision);
+            match decision.route {
+                Route::Inject => skb.inject(skb.ifindex()),
+                _ => NEXT,
+            }
+        }
     }
 }
 
@@ -283,14 +292,15 @@ fn send<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>) -> i32 {
     } = work;
     remember_fragment(segment, &World(skb));
     if decision.route == Route::Forward {
-        return forward(skb, way, segment, &decision.to);
+        return forward(skb, way, segment, decision);
     }
     if decision.route == Route::Tunnel {
-        return tunnel::enter(skb, segment, &decision.to);
+        return tunnel::enter(skb, segment, decision);
     }
     if let Err(reason) = change(skb, segment, &decision.to) {
         return shoot::<F>(skb, reason);
     }
+    tally::carried(skb, ETH_LEN, decision);
     if decision.route == Route::Stack {
         return if way == Way::In { TRANSLATED } else { NEXT };
     }
@@ -301,7 +311,8 @@ fn send<F: Mapped>(skb: &Skb, way: Way, work: &Work<F>) -> i32 {
 }
 
 #[inline(always)]
-fn forward<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>, to: &Rewrite<F>) -> i32 {
+fn forward<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>, decision: &Decision<F>) -> i32 {
+    let to = &decision.to;
     let next = next_hop::<F>(
         skb,
         &to.src,
@@ -318,7 +329,10 @@ fn forward<F: Mapped>(skb: &Skb, way: Way, segment: &Segment<F>, to: &Rewrite<F>
         return report(skb, way, segment, Unreachable::TimeExceeded, 0);
     }
     match change(skb, segment, to) {
-        Ok(()) => skb.forward(ifindex),
+        Ok(()) => {
+            tally::carried(skb, ETH_LEN, decision);
+            skb.forward(ifindex)
+        }
         Err(reason) => shoot::<F>(skb, reason),
     }
 }
@@ -423,15 +437,20 @@ fn xdp_ours<F: Mapped>(ctx: &XdpContext) -> u32 {
     {
         return XDP_PASS;
     }
-    xdp_forward(ctx, segment, &decision.to).unwrap_or(XDP_PASS)
+    xdp_forward(ctx, segment, decision).unwrap_or(XDP_PASS)
 }
 
 /// None: nothing was changed yet, the stack shall see the packet as it came. A function of its own: what the verifier
 /// knows of the stack above ends with it.
 #[inline(never)]
-fn xdp_forward<F: Mapped>(ctx: &XdpContext, segment: &Segment<F>, to: &Rewrite<F>) -> Option<u32> {
-    let packet = frame(ctx);
-    let next = next_hop::<F>(ctx, &to.src, &to.dst, F::total_len(&packet, ETH_LEN)?);
+fn xdp_forward<F: Mapped>(
+    ctx: &XdpContext,
+    segment: &Segment<F>,
+    decision: &Decision<F>,
+) -> Option<u32> {
+    let (packet, to) = (frame(ctx), &decision.to);
+    let len = F::total_len(&packet, ETH_LEN)?;
+    let next = next_hop::<F>(ctx, &to.src, &to.dst, len);
     let back = next.ifindex == ctx.ifindex();
     if !next.is_complete() || !(back || xdp_reaches(next.ifindex)) {
         return None;
@@ -445,6 +464,7 @@ fn xdp_forward<F: Mapped>(ctx: &XdpContext, segment: &Segment<F>, to: &Rewrite<F
         events::lose::<F>(ctx, Reason::RewriteFailed, Place::Xdp);
         return Some(aya_ebpf::bindings::xdp_action::XDP_DROP);
     }
+    tally::count(decision, 1, len as u64);
     Some(if !back {
         xdp_redirect(next.ifindex)
     } else if xdp_reaches(next.ifindex | BOUNCE) {

@@ -301,6 +301,14 @@ impl Skb {
         unsafe { (*self.skb).len }
     }
 
+    /// How many packets it is on the wire.
+    #[inline(always)]
+    pub fn segments(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        let segments = unsafe { (*self.skb).gso_segs };
+        if segments == 0 { 1 } else { segments }
+    }
+
     /// Takes what precedes a tunnelled packet's headers into the linear part too.
     #[inline(always)]
     pub fn pull_more(&self) {

@@ -11,6 +11,7 @@ mod flows;
 mod hook;
 mod maps;
 mod sock;
+mod tally;
 mod tunnel;
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;

@@ -15,13 +15,14 @@ use svc_common::table::{
     FrontendKey, Insert, MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_DEVICES,
     MAX_FLOW_BUCKETS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_RANGES, MAX_SERVICES, MAX_SLOTS,
     MAX_SOCKETS, NodeConfig, Ports, Record, ServiceLabel, Shape, SocketKey, SocketPeer, Source,
-    Tables,
+    Tables, counted,
 };
 use svc_common::tunnel::Outer;
 
 use crate::events;
 use crate::flows::{self, Flows};
 use crate::hook::{self, Context};
+use crate::tally;
 
 macro_rules! family_maps {
     ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $flow_index:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident, $work:ident, $ranges:ident, $affinities:ident, $backends:ident, $filter:ident, $find:ident, $insert:ident, $claim:ident, $take:ident, $worth:ident, $loss:ident, $opened:ident, $call:ident) => {
@@ -380,11 +381,17 @@ impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
     }
 
     #[inline(always)]
-    fn opened(&self, _: &Flow<F>) {
+    fn opened(&self, flow: &Flow<F>) {
+        tally::opened(flow.service);
         // It is the one in SCRATCH, where every flow is made.
         if events::flows_are_watched() {
             F::tell_flow(C::PLACE as u32, self.0.ifindex());
         }
+    }
+
+    #[inline(always)]
+    fn counts_traffic(&self) -> bool {
+        tally::is_counted(counted::TRAFFIC)
     }
 
     #[inline(always)]

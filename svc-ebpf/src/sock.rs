@@ -9,6 +9,7 @@ use svc_common::table::{Backend, Tables, node_flags};
 use crate::call::Call;
 use crate::events;
 use crate::maps::{Mapped, World, count};
+use crate::tally;
 
 /// Results of a cgroup program.
 const ALLOW: i32 = 1;
@@ -107,14 +108,15 @@ fn connect<F: Mapped>(call: &Call, addr: F::Addr, set: impl FnOnce(F::Addr)) -> 
     };
     let caller = call.caller();
     let world = World(call);
-    let mut backend = Backend::EMPTY;
-    match socket::connect(&caller, &target, &world, &mut backend) {
+    let (mut backend, mut service) = (Backend::EMPTY, 0);
+    match socket::connect(&caller, &target, &world, &mut backend, &mut service) {
         Ok(false) => ALLOW,
         Ok(true) => {
             let key = caller.key::<F>(backend.addr, backend.port);
             let peer = socket::peer(&target);
             if world.socket(&key) != Some(peer) {
                 world.remember_socket(&key, &peer);
+                tally::opened(service);
                 events::connect(&target, &backend);
             }
             set(backend.addr);

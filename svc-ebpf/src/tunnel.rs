@@ -4,7 +4,7 @@ use svc_common::parse::{Segment, remember_fragment};
 use svc_common::reason::{Aside, Reason};
 use svc_common::rewrite::Rewrite;
 use svc_common::select::flow_hash;
-use svc_common::steer::Work;
+use svc_common::steer::{Decision, Work};
 use svc_common::table::Tables;
 use svc_common::tunnel::{self, Format};
 use svc_common::wire::{ETH_LEN, Unreachable};
@@ -13,10 +13,12 @@ use crate::NEXT;
 use crate::carry::{self, NOTHING, Way};
 use crate::hook::{Context, Skb, next_hop};
 use crate::maps::{Mapped, World, work};
+use crate::tally;
 
 /// Sends the packet as it is to the backend that `to` names.
 #[inline(never)]
-pub fn enter<F: Mapped>(skb: &Skb, segment: &Segment<F>, to: &Rewrite<F>) -> i32 {
+pub fn enter<F: Mapped>(skb: &Skb, segment: &Segment<F>, decision: &Decision<F>) -> i32 {
+    let to = &decision.to;
     let format = format::<F>(skb);
     let overhead = format.overhead::<F>();
     let len = skb.wire_len(segment.headers(&skb.packet())) + overhead as u16;
@@ -31,6 +33,7 @@ pub fn enter<F: Mapped>(skb: &Skb, segment: &Segment<F>, to: &Rewrite<F>) -> i32
     if F::decrement_ttl(&skb.packet(), ETH_LEN).is_none() {
         return carry::report(skb, Way::In, segment, Unreachable::TimeExceeded, 0);
     }
+    tally::carried(skb, ETH_LEN, decision);
     match wrap(skb, format, segment, to) {
         Ok(()) => skb.forward(ifindex),
         Err(reason) => carry::shoot::<F>(skb, reason),

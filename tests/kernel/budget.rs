@@ -4,6 +4,7 @@ use aya::EbpfLoader;
 use aya::maps::Map;
 
 use svc_common::family::{V4, V6};
+use svc_common::table::counted;
 
 use crate::frames::{tcp, udp};
 use crate::host::Program::{NodeEgress, NodeIngress, NodeXdp, PodEgress, PodIngress};
@@ -19,7 +20,9 @@ const MAX_MEMORY: u64 = 200 << 20;
 #[test]
 fn every_program_is_verified_in_fewer_than_200_000_instructions() {
     within(|_| {
-        let ebpf = load(&mut EbpfLoader::new());
+        let mut loader = EbpfLoader::new();
+        let everything = counted::CONNECTIONS | counted::TRAFFIC;
+        let ebpf = load(loader.override_global("SERVICE_METRICS", &everything, true));
         for (name, program) in ebpf.programs() {
             let info = program.info().expect("loaded");
             let verified = info

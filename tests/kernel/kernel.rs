@@ -17,7 +17,10 @@ use svc_common::family::V4;
 use svc_common::filter::{LINES, Line};
 use svc_common::memory::Memory;
 use svc_common::reason::Reason;
-use svc_common::table::{Affinity, BackendKey, BackendState, Insert, NodeConfig, Source};
+use svc_common::table::{
+    Affinity, BackendKey, BackendState, Insert, MAX_SERVICES, NodeConfig, Source, Traffic, counted,
+    counter,
+};
 use svc_common::tunnel::Outer;
 use svc_common::wire::IpHeader;
 
@@ -44,7 +47,16 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// Loads the object, with flow tables small enough to be listed quickly.
     pub(crate) fn load(network: &Network) -> Self {
+        Self::counting(network, counted::CONNECTIONS)
+    }
+
+    /// `counted`: what is counted by service port.
+    pub(crate) fn counting(network: &Network, counted: u32) -> Self {
         let mut loader = EbpfLoader::new();
+        if counted & counted::TRAFFIC != 0 {
+            loader.map_max_entries("TRAFFIC", MAX_SERVICES);
+        }
+        loader.override_global("SERVICE_METRICS", &counted, true);
         for (name, entries) in [
             ("FLOWS_V4", 16_384),
             ("FLOWS_V6", 16_384),
@@ -226,6 +238,25 @@ impl Kernel {
         let mut events: Vec<Event> = all.filter(|event| event.number != 0).collect();
         events.sort_by_key(|event| event.number);
         events
+    }
+
+    /// The connections of a service id, and what was carried for it.
+    pub(crate) fn counted(&self, service: u32) -> (u64, [u64; 4]) {
+        let map = |name| self.ebpf.map(name).expect("in the object");
+        let connections = Array::<_, u64>::try_from(map("CONNECTIONS")).expect("typed");
+        let traffic = PerCpuArray::<_, Traffic>::try_from(map("TRAFFIC")).expect("typed");
+        let at = counter(service);
+        let per_cpu = traffic.get(&at, 0).ok();
+        let per_cpu = per_cpu.iter().flat_map(|cpus| cpus.iter());
+        let carried = per_cpu.fold([0; 4], |[pi, bi, po, bo], t| {
+            [
+                pi + t.packets_in,
+                bi + t.bytes_in,
+                po + t.packets_out,
+                bo + t.bytes_out,
+            ]
+        });
+        (connections.get(&at, 0).expect("in range"), carried)
     }
 
     /// The counters of all CPUs together.

@@ -14,6 +14,7 @@ mod kernel;
 mod network;
 mod pair;
 mod refill;
+mod tally;
 mod world;
 
 #[path = "../frames.rs"]

@@ -28,7 +28,11 @@ impl<F: Keyed> Pair<F> {
     }
 
     pub(crate) fn with(network: &Network, host: Memory<F>) -> Self {
-        let mut kernel = Kernel::load(network);
+        Self::of(network, Kernel::load(network), host)
+    }
+
+    /// With this kernel.
+    pub(crate) fn of(network: &Network, mut kernel: Kernel, host: Memory<F>) -> Self {
         kernel.fill(&host);
         let reasons = kernel.reasons();
         Self {

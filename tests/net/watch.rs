@@ -28,6 +28,11 @@ pub const CASES: &[Case] = &[
         test: metrics,
     },
     Case {
+        name: "connections_are_counted_by_service_and_packets_where_asked_for",
+        settings: BOTH,
+        test: counted,
+    },
+    Case {
         name: "an_agent_says_how_it_is",
         settings: ONE,
         test: pages,
@@ -89,13 +94,7 @@ fn metrics(lab: &mut Lab) -> Result<()> {
         .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
         .collect();
     ensure!(told == listed, "{told:?}\nand the page: {listed:?}");
-    let value = |series: &str| -> Result<f64> {
-        let line = text
-            .lines()
-            .find(|line| line.rsplit_once(' ').is_some_and(|(s, _)| s == series));
-        let line = line.with_context(|| format!("no {series} in\n{text}"))?;
-        Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
-    };
+    let value = |series: &str| value(&text, series);
     for series in [
         "svcplane_not_forwarded_total{reason=\"no-endpoints\"}",
         "svcplane_table_entries{table=\"frontends\",ip_family=\"IPv6\"}",
@@ -120,6 +119,60 @@ fn metrics(lab: &mut Lab) -> Result<()> {
     }
     ensure!(value("svcplane_device_attached{device=\"eth0\",program=\"node_ingress\"}")? == 1.0);
     promtool(&text)
+}
+
+fn value(text: &str, series: &str) -> Result<f64> {
+    let line = text
+        .lines()
+        .find(|line| line.rsplit_once(' ').is_some_and(|(s, _)| s == series));
+    let line = line.with_context(|| format!("no {series} in\n{text}"))?;
+    Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
+}
+
+fn counted(lab: &mut Lab) -> Result<()> {
+    let to = Way::ALL[0].cluster_ip(1);
+    let of = |what: &str, protocol: &str, more: &str| {
+        let port = protocol.to_lowercase();
+        format!(
+            "svcplane_service_{what}_total{{namespace=\"default\",name=\"all\",port=\"{port}\",protocol=\"{protocol}\"{more}}}"
+        )
+    };
+    // By packets, or by a socket: a connection is a connection. They outlive the agent.
+    let connections = |lab: &Lab, protocol| -> Result<f64> {
+        value(
+            &get(lab, METRICS, "/metrics")?,
+            &of("connections", protocol, ""),
+        )
+    };
+    let before = connections(lab, "TCP")?;
+    lab.answered("pod-b", Protocol::Tcp, to, 5)?;
+    ensure!(connections(lab, "TCP")? == before + 5.0);
+    ensure!(!get(lab, METRICS, "/metrics")?.contains("svcplane_service_packets_total{"));
+    let restart = |lab: &mut Lab, more: &[&str]| -> Result<()> {
+        let mut agents = lab.agents.iter_mut();
+        agents.try_for_each(|agent| agent.stop().map(drop))?;
+        lab.start(more)
+    };
+    restart(lab, &["--service-metrics", "traffic"])?;
+    ensure!(connections(lab, "TCP")? == before + 5.0);
+    let before = connections(lab, "UDP")?;
+    lab.answered("pod-b", Protocol::Udp, to, 5)?;
+    let text = get(lab, METRICS, "/metrics")?;
+    ensure!(value(&text, &of("connections", "UDP", ""))? == before + 5.0);
+    for way in ["in", "out"] {
+        let direction = format!(",direction=\"{way}\"");
+        let packets = value(&text, &of("packets", "UDP", &direction))?;
+        let bytes = value(&text, &of("bytes", "UDP", &direction))?;
+        ensure!(packets >= 5.0, "{packets} {way}");
+        ensure!(bytes >= 28.0 * packets, "{bytes} bytes {way}");
+    }
+    restart(lab, &["--service-metrics", "off"])?;
+    let text = get(lab, METRICS, "/metrics")?;
+    ensure!(
+        !text.contains("svcplane_service_connections_total{"),
+        "{text}"
+    );
+    restart(lab, &[])
 }
 
 /// Where it is installed.

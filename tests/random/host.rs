@@ -139,7 +139,7 @@ fn connect<F: Family>(tables: &Memory<F>, call: &Call) -> Result<Option<SocketAd
         proto: number(call.protocol),
     };
     let mut backend = Backend::EMPTY;
-    let chosen = socket::connect(&caller, &target, tables, &mut backend)?;
+    let chosen = socket::connect(&caller, &target, tables, &mut backend, &mut 0)?;
     let addr = F::addr_to_std(backend.addr);
     Ok(chosen.then(|| SocketAddr::new(addr, backend.port.get())))
 }

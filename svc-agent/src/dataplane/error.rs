@@ -22,6 +22,8 @@ pub enum Error {
         name: &'static str,
         cause: io::Error,
     },
+    #[error("cannot tell how many CPUs there are: {0}")]
+    Cpus(io::Error),
     #[error("cannot read /dev/urandom: {cause}")]
     Random { cause: io::Error },
     #[error("the eBPF object has no {0}; agent and object are from different builds")]

@@ -1,6 +1,7 @@
 //! The pinned maps, typed: `Actual` ← maps, `Changes` → maps.
 
 mod batch;
+mod counters;
 mod family;
 mod filter;
 mod foreign;
@@ -18,7 +19,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use svc_common::family::{Addr, Family, V4, V6};
 use svc_common::reason::Reason;
-use svc_common::table::{NodeConfig, ServiceLabel};
+use svc_common::table::{NodeConfig, ServiceLabel, node_flags};
 
 use super::Error;
 use super::error::failing;
@@ -26,11 +27,13 @@ use super::flows;
 use crate::connections::Connections;
 use crate::inspect::{self, Affinities, Flows, Snapshot};
 use crate::plan::{Changes, label};
+use crate::tally::Counts;
 use batch::Batch;
+use counters::Counters;
 use family::{FamilyMaps, V4_NAMES, V6_NAMES};
 
 /// Every map that outlives the agent.
-pub(super) const PINNED: [&str; 36] = [
+pub(super) const PINNED: [&str; 38] = [
     "ADDRESSES_V4",
     "ADDRESSES_V6",
     "FILTER_V4",
@@ -62,6 +65,8 @@ pub(super) const PINNED: [&str; 36] = [
     "CONFIG",
     "SERVICES",
     "REASONS",
+    "CONNECTIONS",
+    "TRAFFIC",
     "XDP_DEVICES",
     "PEERS",
     "WATCH",
@@ -118,11 +123,12 @@ pub(super) struct Maps {
     v4: FamilyMaps<V4>,
     v6: FamilyMaps<V6>,
     services: HashMap<MapData, u32, ServiceLabel>,
-    labels: Batch<u32, ServiceLabel>,
+    names: Batch<u32, ServiceLabel>,
     config: Array<MapData, NodeConfig>,
     epoch: Array<MapData, u32>,
     reasons: PerCpuArray<MapData, u64>,
     peers: HashMap<MapData, u32, u32>,
+    counters: Counters,
 }
 
 fn typed<T: TryFrom<Map, Error = MapError>>(
@@ -172,35 +178,55 @@ fn end_epoch(epoch: &mut Array<MapData, u32>) -> Result<(), Error> {
 
 impl Maps {
     pub(super) fn take(supply: &mut impl Supply) -> Result<Self, Error> {
-        let (services, labels) = batched(supply, "SERVICES")?;
+        let (services, names) = batched(supply, "SERVICES")?;
         let (v4, v6) = flows::take(supply)?;
         Ok(Self {
             v4: FamilyMaps::take(supply, V4_NAMES, v4)?,
             v6: FamilyMaps::take(supply, V6_NAMES, v6)?,
             services,
-            labels,
+            names,
             config: typed(supply, "CONFIG")?,
             epoch: typed(supply, "EPOCH")?,
             reasons: typed(supply, "REASONS")?,
             peers: typed(supply, "PEERS")?,
+            counters: Counters::take(supply)?,
         })
     }
 
     pub(super) fn read(&self) -> Result<Snapshot, Error> {
-        let labels: BTreeMap<u32, ServiceLabel> = self
-            .services
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(failing("read", "SERVICES"))?;
-        let services = labels
-            .iter()
-            .map(|(id, value)| (*id, label::decode(value)))
-            .collect();
         Ok(Snapshot {
             v4: self.v4.read()?,
             v6: self.v6.read()?,
-            services,
+            services: self.labels()?,
         })
+    }
+
+    /// The labels of all service ids.
+    pub(super) fn labels(&self) -> Result<BTreeMap<u32, String>, Error> {
+        let decoded = self
+            .services
+            .iter()
+            .map(|entry| entry.map(|(id, value)| (id, label::decode(&value))));
+        decoded
+            .collect::<Result<_, _>>()
+            .map_err(failing("read", "SERVICES"))
+    }
+
+    /// What was counted for these service ids; None: nothing is.
+    pub(super) fn counts(
+        &self,
+        ids: impl IntoIterator<Item = u32>,
+    ) -> Result<Option<Counts>, Error> {
+        let flags = self.config()?.flags;
+        let counts = || {
+            let counts = ids
+                .into_iter()
+                .map(|id| Ok((id, self.counters.of(id, flags)?)));
+            counts.collect::<Result<_, Error>>()
+        };
+        (flags & node_flags::COUNTS_CONNECTIONS != 0)
+            .then(counts)
+            .transpose()
     }
 
     pub(super) fn flows(&self) -> Result<Flows, Error> {
@@ -244,8 +270,10 @@ impl Maps {
     }
 
     pub(super) fn apply(&mut self, changes: &Changes, filters: &mut Filters) -> Result<(), Error> {
+        // Before anything leads to them, lest they inherit what an older id was counted.
+        self.counters.clear(changes.services_in.keys().copied())?;
         let labels = changes.services_in.iter();
-        self.labels
+        self.names
             .write(labels.filter_map(|(&id, text)| Some((id, label::encode(text)?))))?;
         self.v4
             .apply(&changes.v4, &mut filters.v4, &mut self.epoch)?;

@@ -114,7 +114,7 @@ fn connect<F: Family>(tables: &Memory<F>, packet: &Packet<F>) -> Fate<F> {
         },
     };
     let mut backend = Backend::EMPTY;
-    match socket::connect(&caller, &target, tables, &mut backend) {
+    match socket::connect(&caller, &target, tables, &mut backend, &mut 0) {
         Ok(true) => Fate::Connected(backend),
         Ok(false) => Fate::Passed,
         Err(reason) => Fate::Stopped(reason),

@@ -152,7 +152,7 @@ async fn pages() -> (SocketAddr, Arc<Pages>) {
         .local_addr()
         .unwrap();
     let metrics = Metrics::default();
-    let registry = metrics.registry("/nowhere".into(), crate::notices::Notices::default());
+    let registry = metrics.registry("/nowhere".into(), crate::notices::Notices::default(), 10);
     let pages = Arc::new(Pages {
         health: Arc::default(),
         metrics,

@@ -1,15 +1,18 @@
 //! What the programs count, read from the pinned maps at each scrape.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use svc_common::reason::Reason;
 
-use super::{FAMILIES, counters, gauges};
+use super::{FAMILIES, counters, gauges, services};
 use crate::dataplane::{self, Census, Pinned};
 use crate::desired::Protocol;
 use crate::notices::Notices;
+use crate::tally::{Counts, Series};
 
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 /// Of [`crate::inspect::flow_state`].
@@ -18,6 +21,7 @@ const STATES: [&str; 3] = ["new", "established", "closing"];
 pub(super) struct PinnedMaps {
     root: PathBuf,
     notices: Notices,
+    series: Mutex<Series>,
 }
 
 impl std::fmt::Debug for PinnedMaps {
@@ -27,8 +31,12 @@ impl std::fmt::Debug for PinnedMaps {
 }
 
 impl PinnedMaps {
-    pub(super) fn new(root: PathBuf, notices: Notices) -> Self {
-        Self { root, notices }
+    pub(super) fn new(root: PathBuf, notices: Notices, series: usize) -> Self {
+        Self {
+            root,
+            notices,
+            series: Mutex::new(Series::new(series)),
+        }
     }
 }
 
@@ -38,11 +46,17 @@ struct Read {
     reasons: Vec<(Reason, u64)>,
     /// By family.
     census: Vec<(&'static str, Census)>,
+    /// By service id.
+    labels: BTreeMap<u32, String>,
+    counts: Counts,
 }
 
 impl Read {
     fn from(pinned: &Pinned) -> Result<Self, dataplane::Error> {
+        let labels = pinned.labels()?;
         Ok(Self {
+            counts: pinned.counts(labels.keys().copied())?.unwrap_or_default(),
+            labels,
             reasons: pinned.reasons()?,
             census: FAMILIES.into_iter().zip(pinned.census()?).collect(),
         })
@@ -72,6 +86,9 @@ impl Collector for PinnedMaps {
         for (reason, count) in &read.reasons {
             rows.counter(&[("reason", reason.name())], *count)?;
         }
+        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let (own, others) = series.split(&read.counts);
+        services::encode(&mut encoder, &read.labels, &own, others)?;
         flows(&mut encoder, &read)?;
         for (name, help, value) in [
             (

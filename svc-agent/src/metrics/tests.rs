@@ -44,7 +44,7 @@ fn scrape(format: Format) -> String {
         ]
         .into(),
     });
-    let registry = metrics.registry("/nowhere".into(), Notices::default());
+    let registry = metrics.registry("/nowhere".into(), Notices::default(), 10);
     text(&registry, format)
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use svc_common::table;
+
 use super::{Changes, Ids, Label, Planner, label};
 use crate::desired::{Fault, Port, Refusal, Service, ServiceName};
 
@@ -41,7 +43,7 @@ impl Planner {
             }
             let known = had.iter().find(|id| self.labels.get(id) == Some(&text));
             let id = known.copied().unwrap_or_else(|| {
-                while next == 0 || self.labels.contains_key(&next) {
+                while next == 0 || self.labels.contains_key(&next) || self.shares_counter(next) {
                     next = next.wrapping_add(1);
                 }
                 next = next.wrapping_add(1);
@@ -51,6 +53,15 @@ impl Planner {
             ports.push((id, port));
         }
         (ids, ports)
+    }
+
+    /// Whether an older id that is in use has the counter of this one. Nobody asks while there are more ids than counters.
+    fn shares_counter(&self, id: u32) -> bool {
+        let (first, step) = (table::counter(id), table::MAX_SERVICES);
+        self.labels.len() < step as usize
+            && (first..id)
+                .step_by(step as usize)
+                .any(|older| self.labels.contains_key(&older))
     }
 
     #[expect(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use svc_common::socket::Mode;
-use svc_common::table::{NodeConfig, node_flags};
+use svc_common::table::{NodeConfig, counted, node_flags};
 use tokio::sync::mpsc;
 
 use crate::cluster::Event;
@@ -98,6 +98,14 @@ fn node_flags(options: &Run) -> u32 {
         (options.reset_gone_backends, node_flags::RESET_GONE),
         (options.dsr == Dsr::Ipip, node_flags::DSR_IPIP),
         (options.dsr == Dsr::Geneve, node_flags::DSR_GENEVE),
+        (
+            options.counting.counts(counted::CONNECTIONS),
+            node_flags::COUNTS_CONNECTIONS,
+        ),
+        (
+            options.counting.counts(counted::TRAFFIC),
+            node_flags::COUNTS_TRAFFIC,
+        ),
     ]
     .into_iter()
     .filter_map(|(set, flag)| set.then_some(flag))
@@ -163,7 +171,11 @@ pub(super) async fn serve(
         tokio::spawn(health::serve_health(addr, health.clone(), metrics.clone()).await?);
     }
     if let Some(addr) = options.metrics_bind_address.0 {
-        let registry = metrics.registry(options.bpf_root.clone(), notices.clone());
+        let registry = metrics.registry(
+            options.bpf_root.clone(),
+            notices.clone(),
+            options.counting.service_metrics_limit,
+        );
         let pages = Pages {
             health: health.clone(),
             metrics: metrics.clone(),
@@ -193,16 +205,20 @@ mod tests {
 
     #[test]
     fn the_programs_are_told_the_settings_that_they_ask_for() {
-        assert_eq!(flags(&[]), 0);
+        let none = "--service-metrics=off";
+        assert_eq!(flags(&[]), node_flags::COUNTS_CONNECTIONS);
+        assert_eq!(flags(&[none]), 0);
+        let traffic = node_flags::COUNTS_CONNECTIONS | node_flags::COUNTS_TRAFFIC;
+        assert_eq!(flags(&["--service-metrics=traffic"]), traffic);
         for (setting, flag) in [
             ("--external-cluster-ip", node_flags::EXTERNAL_CLUSTER_IP),
             ("--masquerade-all", node_flags::MASQUERADE_ALL),
             ("--cluster-cidr=10.244.0.0/16", node_flags::CLUSTER_CIDR),
         ] {
-            assert_eq!(flags(&[setting]), flag, "{setting}");
+            assert_eq!(flags(&[none, setting]), flag, "{setting}");
         }
         assert_eq!(
-            flags(&["--masquerade-all", "--cluster-cidr=fd00::/48"]),
+            flags(&[none, "--masquerade-all", "--cluster-cidr=fd00::/48"]),
             node_flags::MASQUERADE_ALL | node_flags::CLUSTER_CIDR
         );
     }

@@ -75,7 +75,7 @@ fn call<F: Family>(
         netns_cookie: netns,
     };
     let mut backend = Backend::EMPTY;
-    if !connect(&caller, &target, tables, &mut backend)? {
+    if !connect(&caller, &target, tables, &mut backend, &mut 0)? {
         return Ok(None);
     }
     // As the hook does.

@@ -209,3 +209,28 @@ fn damaged_maps_are_mended() {
         world = whole.clone();
     }
 }
+
+#[test]
+fn a_new_id_has_a_counter_of_its_own() {
+    use svc_common::table::{MAX_SERVICES, counter};
+
+    use crate::plan::Actual;
+    // Ids have been given out for long: 3 and 4 are still in use, and the last one was 2 more than a round.
+    let labels = [
+        (3, "default/a/TCP"),
+        (4, "default/b/TCP"),
+        (MAX_SERVICES + 2, "default/c/TCP"),
+    ];
+    let labels = labels.map(|(id, text)| (id, text.to_owned()));
+    let (v4, v6) = (Actual::default(), Actual::default());
+    let mut planner = Planner::from_actual(v4, v6, labels.into(), Capacities::default());
+    let (changes, refusals) = planner.plan(
+        &name("new"),
+        Some(&cluster_ip("new", "10.96.0.9", &["10.0.0.1"])),
+    );
+    assert_eq!(refusals, []);
+    let ids: Vec<u32> = changes.services_in.keys().copied().collect();
+    assert_eq!(ids, [MAX_SERVICES + 5]);
+    let counters: BTreeSet<u32> = planner.labels().keys().map(|id| counter(*id)).collect();
+    assert_eq!(counters.len(), planner.labels().len());
+}
