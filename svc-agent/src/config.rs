@@ -10,6 +10,7 @@ mod monitor;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod top;
 
 pub use cidr::Cidr;
 pub use counting::{Counting, ServiceMetrics};
@@ -18,6 +19,7 @@ pub use glob::Glob;
 pub use look::{Describe, Described, Diff, Explain, Form, Look};
 pub use monitor::{Monitor, Stream};
 pub use settings::Settings;
+pub use top::{SortBy, Top, Topped};
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -47,6 +49,7 @@ Examples:
   svc-agent describe service web         one Service, as the maps have it
   svc-agent diff                         do the maps say what the API says?
   svc-agent monitor --drops              what does not get through, and why
+  svc-agent top                          which Services are busy
   svc-agent cleanup                      leave nothing behind"
 )]
 pub struct Cli {
@@ -68,6 +71,8 @@ pub enum Verb {
     Diff(Box<Diff>),
     /// Show what is dropped or refused, and new flows, as they happen. Needs no running agent.
     Monitor(Monitor),
+    /// Show what each Service does now: new and open connections, packets, bytes. Needs no running agent.
+    Top(Top),
     /// Test whether this node can run the agent and say what to do where it cannot.
     Check(Check),
     /// Remove every program, map and pin of the agent.

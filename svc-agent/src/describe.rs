@@ -1,11 +1,12 @@
 //! `svc-agent describe service NAME`: one Service as the maps of this node have it, with what the cluster says about it
 //! where that can be asked.
 
+mod description;
 mod page;
 
 use anyhow::{Result, bail};
 
-use crate::config::{Describe, Described};
+use crate::config::{Describe, Described, Form};
 use crate::dataplane::Pinned;
 use crate::desired::ServiceName;
 use crate::explain::absent;
@@ -14,7 +15,8 @@ use crate::look;
 use crate::plan::Label;
 use crate::sockets;
 
-pub use page::{Page, page};
+pub use description::{CountItem, Description, EndpointItem, ObjectItem, PortItem};
+pub use page::{Page, description};
 
 /// Prints the page.
 pub fn describe(options: &Describe) -> Result<()> {
@@ -38,7 +40,14 @@ pub fn describe(options: &Describe) -> Result<()> {
         maps: &maps,
         objects: objects.as_ref(),
         sockets: sockets::live(&pinned.connected_sockets()?),
+        counts: pinned.counts(maps.snapshot.services.keys().copied())?,
     };
-    print!("{}", self::page(&page));
+    let description = description(&page);
+    let text = match options.output {
+        Form::Text => description.to_string(),
+        Form::Json => serde_json::to_string_pretty(&description)? + "\n",
+        Form::Yaml => serde_saphyr::to_string(&description)?,
+    };
+    print!("{text}");
     Ok(())
 }

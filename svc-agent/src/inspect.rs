@@ -13,6 +13,7 @@ pub mod standing;
 mod table;
 #[cfg(test)]
 mod tests;
+mod top;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,7 @@ pub use flows::{FlowItem, state as flow_state};
 pub use nat::NatItem;
 pub use services::ServiceItem;
 pub use table::columns;
+pub use top::{Look, TopItem, items as top_items, live};
 
 use crate::config::Output;
 use crate::desired::Protocol;
@@ -138,6 +140,11 @@ pub fn affinity(
     output: Output,
 ) -> String {
     render(&affinity::items(affinities, snapshot, filter), output)
+}
+
+/// What each service port does.
+pub fn top(items: &[TopItem], output: Output) -> String {
+    render(items, output)
 }
 
 /// A line of the output.

@@ -42,3 +42,4 @@ pub mod shell;
 pub mod sockets;
 pub mod source;
 pub mod tally;
+pub mod top;

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use svc_agent::config::{self, Verb};
 use svc_agent::dataplane::cleanup::plural;
-use svc_agent::{check, dataplane, describe, diff, explain, get, logging, monitor, run, shell};
+use svc_agent::{
+    check, dataplane, describe, diff, explain, get, logging, monitor, run, shell, top,
+};
 
 fn main() -> ExitCode {
     let cli = match config::parse(std::env::args_os()) {
@@ -20,6 +22,7 @@ fn main() -> ExitCode {
         }
         Verb::Get(options) => get::get(options).map(done),
         Verb::Monitor(options) => monitor::monitor(options).map(done),
+        Verb::Top(options) => top::top(options).map(done),
         Verb::Explain(options) => explain::explain(options),
         Verb::Describe(options) => describe::describe(options).map(done),
         Verb::Diff(options) => diff::diff(options),

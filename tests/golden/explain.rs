@@ -10,7 +10,7 @@ use std::path::Path;
 
 use svc_agent::cluster::{Cluster, Event};
 use svc_agent::dataplane::Attached;
-use svc_agent::describe::{Page, page};
+use svc_agent::describe::{Page, description};
 use svc_agent::desired::ServiceName;
 use svc_agent::explain::tables::{Maps, Way};
 use svc_agent::explain::{Evidence, Origin, OriginHost, Target, answer};
@@ -19,7 +19,8 @@ use svc_agent::node::{Device, Devices};
 use svc_agent::plan::Planner;
 use svc_agent::sockets::Live;
 use svc_agent::source::once::Objects;
-use svc_common::table::{NodeConfig, node_flags};
+use svc_agent::tally::{Count, Counts};
+use svc_common::table::{NodeConfig, Traffic, node_flags};
 
 const ETH0: u32 = 2;
 const PODS: u32 = 3;
@@ -94,17 +95,51 @@ fn ask(question: &str, planner: &Planner, objects: &Objects) -> String {
     }
 }
 
-fn describe(name: &str, planner: &Planner, objects: &Objects) -> String {
+/// Every port has been asked for as often as its id says, if anything is counted: `[counted]`.
+fn counts(planner: &Planner, traffic: bool) -> Counts {
+    let count = |id: u32| Count {
+        connections: id.into(),
+        traffic: traffic.then_some(Traffic {
+            packets_in: 10,
+            bytes_in: 600,
+            packets_out: 8,
+            bytes_out: 12_000,
+        }),
+    };
+    planner
+        .labels()
+        .keys()
+        .map(|id| (*id, count(*id)))
+        .collect()
+}
+
+/// `[-o json] NAME`, behind `[counted]` or `[traffic]` where something is.
+fn describe(question: &str, planner: &Planner, objects: &Objects) -> String {
+    let (mut name, mut json, mut counted) = ("", false, None);
+    for word in question.split_whitespace() {
+        match word {
+            "[counted]" => counted = Some(counts(planner, false)),
+            "[traffic]" => counted = Some(counts(planner, true)),
+            "-o" => (),
+            "json" => json = true,
+            word => name = word,
+        }
+    }
     let name = ServiceName {
         namespace: "default".into(),
         name: name.into(),
     };
-    page(&Page {
+    let said = description(&Page {
         name: &name,
         maps: &maps(planner),
         objects: Some(objects),
         sockets: Some(Live::new()),
-    })
+        counts: counted,
+    });
+    match json {
+        true => serde_json::to_string_pretty(&said).unwrap() + "\n",
+        false => said.to_string(),
+    }
 }
 
 fn way(ip: IpAddr) -> Option<Way> {

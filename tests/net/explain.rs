@@ -214,9 +214,24 @@ fn described(lab: &mut Lab) -> Result<()> {
         Ok(row[5].parse::<usize>()? + row[6].parse::<usize>()?)
     };
     let idle = count(&before)?;
+    let told = ask(lab, "node1", "describe", &["service", "all", "-o", "json"])?;
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+    let connections = |told: &serde_json::Value| -> Option<u64> {
+        let ports = told["ports"].as_array()?;
+        let tcp = ports.iter().find(|port| port["port_name"] == "tcp")?;
+        tcp["counted"]["connections"].as_u64()
+    };
+    ensure!(told["object"]["type"] == "LoadBalancer", "{told}");
+    let counted = connections(&told).context("nothing is counted")?;
     let conversation = lab.conversation("pod-b", Protocol::Tcp, to, "pod-c")?;
     let busy = page(lab)?;
     ensure!(count(&busy)? > idle, "{idle}, and then\n{busy}");
+    let told = ask(lab, "node1", "describe", &["service", "all", "-o", "json"])?;
+    let told = serde_json::from_slice(&told.stdout)?;
+    ensure!(
+        connections(&told) > Some(counted),
+        "{counted}, and then {told}"
+    );
     // The pod leaves the Service, and the connection stays.
     lab.edit(
         "name: pod-c, labels: {all: 'yes', one: c}",
@@ -284,7 +299,7 @@ fn different(lab: &mut Lab) -> Result<()> {
 }
 
 fn wrong(lab: &mut Lab) -> Result<()> {
-    let usage: [(&str, &[&str], &str); 6] = [
+    let usage: [(&str, &[&str], &str); 7] = [
         ("explain", &[], "<TARGET>"),
         ("explain", &["10.96.0.1"], "has no port"),
         (
@@ -299,6 +314,11 @@ fn wrong(lab: &mut Lab) -> Result<()> {
         ),
         ("describe", &["pod", "x"], "possible values: service"),
         ("diff", &["extra"], "unexpected argument"),
+        (
+            "describe",
+            &["service", "all", "-o", "xml"],
+            "possible values: text, json, yaml",
+        ),
     ];
     let failures: [(&str, &[&str], &str); 6] = [
         ("explain", &["svc/default/wbe:80"], "no Service default/wbe"),

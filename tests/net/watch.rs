@@ -33,6 +33,11 @@ pub const CASES: &[Case] = &[
         test: counted,
     },
     Case {
+        name: "top_shows_who_is_busy",
+        settings: BOTH,
+        test: busy,
+    },
+    Case {
         name: "an_agent_says_how_it_is",
         settings: ONE,
         test: pages,
@@ -173,6 +178,56 @@ fn counted(lab: &mut Lab) -> Result<()> {
         "{text}"
     );
     restart(lab, &[])
+}
+
+fn busy(lab: &mut Lab) -> Result<()> {
+    let to = Way::ALL[0].cluster_ip(1);
+    let top = |more: &[&str]| -> Result<String> {
+        let output = lab.agent("node1", "top", more)?;
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "{more:?}: {output:?}");
+        Ok(told)
+    };
+    let open = lab.conversation("pod-b", Protocol::Tcp, to, "pod-c")?;
+    let mut looking = lab.topology.agent("node1", "top")?;
+    let looking = looking
+        .args(["services", "--interval", "2s", "-o", "json"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    std::thread::sleep(Duration::from_millis(700));
+    lab.answered("pod-b", Protocol::Tcp, to, 20)?;
+    let told: Value = serde_json::from_slice(&looking.wait_with_output()?.stdout)?;
+    let first = &told["items"][0];
+    ensure!(
+        first["name"] == "all" && first["port_name"] == "tcp",
+        "{told:#}"
+    );
+    ensure!(
+        first["connections_per_second"].as_f64() > Some(5.0),
+        "{first:#}"
+    );
+    ensure!(first["live_connections"].as_u64() >= Some(1), "{first:#}");
+    ensure!(first["backends"].as_u64() > Some(1), "{first:#}");
+    ensure!(first["packets_in_per_second"].is_null(), "{first:#}");
+    drop(open);
+    // Not a terminal: one table.
+    let table = top(&["--interval", "100ms", "all:tcp", "-n", "default"])?;
+    let names = table.lines().map(|line| line.split_whitespace().nth(1));
+    ensure!(names.eq([Some("NAME"), Some("all:tcp")]), "{table}");
+    for (words, says) in [
+        (["pods", ""], "possible values: services"),
+        (["--interval", "soon"], "is no time"),
+    ] {
+        let words = words.into_iter().filter(|word| !word.is_empty());
+        let words: Vec<&str> = words.collect();
+        let output = lab.agent("node1", "top", &words)?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            output.status.code() == Some(2) && errors.contains(says),
+            "{errors}"
+        );
+    }
+    Ok(())
 }
 
 /// Where it is installed.

@@ -80,6 +80,7 @@ Examples:
   svc-agent describe service web
   svc-agent describe service web -n shop
   svc-agent describe svc web --manifests examples
+  svc-agent describe service web -o json
 
 Connections are those of this node: of the packet path, and of sockets that were connected to a backend directly.")]
 pub struct Describe {
@@ -93,6 +94,8 @@ pub struct Describe {
     pub namespace: String,
     #[command(flatten)]
     pub look: Look,
+    #[arg(short = 'o', long, value_enum, default_value_t = Form::Text)]
+    pub output: Form,
     /// Folder of the pinned maps.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_BPF_ROOT)]
     pub bpf_root: PathBuf,

@@ -1,29 +1,32 @@
-//! The page of one Service. Pure.
+//! What is said of one Service. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::net::SocketAddr;
 
 use svc_common::family::Addr;
 use svc_common::table::{BackendState, Flow, Scope, backend_state, flow_flags};
 
+use super::description::{CountItem, Description, EndpointItem, ObjectItem, PortItem};
 use crate::cluster::{Service, ServiceType, TrafficPolicy};
 use crate::desired::ServiceName;
 use crate::explain::mismatch;
 use crate::explain::tables::{Maps, Side};
 use crate::inspect::standing::{self, View};
-use crate::inspect::{self, Filter, ServiceItem, columns};
+use crate::inspect::{self, Filter, ServiceItem};
 use crate::plan::Label;
 use crate::sockets::Live;
 use crate::source::once::Objects;
+use crate::tally::Counts;
 
-/// What is put on it.
+/// What it is made of.
 pub struct Page<'a> {
     pub name: &'a ServiceName,
     pub maps: &'a Maps,
     pub objects: Option<&'a Objects>,
     /// None: they could not be looked for.
     pub sockets: Option<Live>,
+    /// None: nothing is counted.
+    pub counts: Option<Counts>,
 }
 
 /// One endpoint of a port.
@@ -36,34 +39,43 @@ struct Row {
     sockets: usize,
 }
 
-pub fn page(page: &Page<'_>) -> String {
-    let mut text = String::new();
-    page.write(&mut text)
-        .expect("writing to a String does not fail");
-    text
+pub fn description(page: &Page<'_>) -> Description {
+    Description {
+        namespace: page.name.namespace.to_string(),
+        name: page.name.name.to_string(),
+        object: page.service().map(object),
+        ports: page
+            .ports()
+            .into_iter()
+            .map(|(id, label)| page.port(id, &label))
+            .collect(),
+        notes: page.notes(),
+    }
+}
+
+/// What the object says that the maps do not.
+fn object(service: &Service) -> ObjectItem {
+    let policy = |policy| match policy {
+        TrafficPolicy::Cluster => "Cluster",
+        TrafficPolicy::Local => "Local",
+    };
+    let selector = service.selector.iter();
+    ObjectItem {
+        r#type: match service.r#type {
+            ServiceType::ClusterIp => "ClusterIP",
+            ServiceType::NodePort => "NodePort",
+            ServiceType::LoadBalancer => "LoadBalancer",
+            ServiceType::ExternalName => "ExternalName",
+        },
+        selector: selector
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect(),
+        internal_policy: policy(service.internal_policy),
+        external_policy: policy(service.external_policy),
+    }
 }
 
 impl Page<'_> {
-    fn write(&self, out: &mut String) -> std::fmt::Result {
-        writeln!(out, "Name:        {}", self.name.name)?;
-        writeln!(out, "Namespace:   {}", self.name.namespace)?;
-        if let Some(service) = self.service() {
-            self.write_object(service, out)?;
-        }
-        let frontends = self.frontends();
-        for (id, label) in self.ports() {
-            let its: Vec<&ServiceItem> = frontends.iter().filter(|item| item.id == id).collect();
-            let name = match &*label.port.port {
-                "" => "(unnamed)",
-                name => name,
-            };
-            writeln!(out, "Port:        {name} {}", label.protocol)?;
-            self.write_frontends(&its, out)?;
-            self.write_endpoints(id, &label, &its, out)?;
-        }
-        self.write_notes(out)
-    }
-
     fn service(&self) -> Option<&Service> {
         self.objects?.cluster.service(self.name)
     }
@@ -77,118 +89,38 @@ impl Page<'_> {
             .collect()
     }
 
-    fn frontends(&self) -> Vec<ServiceItem> {
+    fn port(&self, id: u32, label: &Label) -> PortItem {
         let filter = Filter {
             namespace: Some(&self.name.namespace),
             name: Some(&self.name.name),
         };
-        inspect::service_items(&self.maps.snapshot, filter)
+        let mut frontends = inspect::service_items(&self.maps.snapshot, filter);
+        frontends.retain(|item| item.id == id);
+        let endpoints = self.endpoints(id, label, &frontends);
+        let counted = self.counts.as_ref().and_then(|counts| counts.get(&id));
+        PortItem {
+            port_name: label.port.port.to_string(),
+            protocol: label.protocol.to_string(),
+            counted: counted.map(CountItem::from),
+            frontends,
+            no_endpoints: endpoints.is_empty().then(|| self.mismatch()).flatten(),
+            endpoints,
+        }
     }
 
-    /// What the object says that the maps do not.
-    fn write_object(&self, service: &Service, out: &mut String) -> std::fmt::Result {
-        let kind = match service.r#type {
-            ServiceType::ClusterIp => "ClusterIP",
-            ServiceType::NodePort => "NodePort",
-            ServiceType::LoadBalancer => "LoadBalancer",
-            ServiceType::ExternalName => "ExternalName",
-        };
-        let policy = |policy| match policy {
-            TrafficPolicy::Cluster => "Cluster",
-            TrafficPolicy::Local => "Local",
-        };
-        let selector = match service.selector.is_empty() {
-            true => "<none>".to_owned(),
-            false => {
-                let pairs = service.selector.iter().map(|(k, v)| format!("{k}={v}"));
-                pairs.collect::<Vec<_>>().join(",")
-            }
-        };
-        writeln!(out, "Selector:    {selector}")?;
-        writeln!(out, "Type:        {kind}")?;
-        writeln!(
-            out,
-            "Internal:    policy {}",
-            policy(service.internal_policy)
-        )?;
-        writeln!(
-            out,
-            "External:    policy {}",
-            policy(service.external_policy)
-        )
+    /// Why a Service with a selector has no endpoints.
+    fn mismatch(&self) -> Option<String> {
+        let (service, objects) = self.service().zip(self.objects)?;
+        if service.selector.is_empty() {
+            return None;
+        }
+        mismatch(self.name, service, objects)
     }
 
-    fn write_frontends(&self, frontends: &[&ServiceItem], out: &mut String) -> std::fmt::Result {
-        writeln!(out, "  Frontends:")?;
-        let rows: Vec<Vec<String>> = frontends
-            .iter()
-            .map(|item| {
-                let affinity = match item.affinity_seconds {
-                    0 => "-".into(),
-                    seconds => format!("{seconds}s"),
-                };
-                let sources = match &item.source_ranges {
-                    None => "any".into(),
-                    Some(ranges) if ranges.is_empty() => "none".into(),
-                    Some(ranges) => ranges.join(","),
-                };
-                vec![
-                    item.kind.clone(),
-                    SocketAddr::new(item.address, item.port).to_string(),
-                    if item.scope == "internal" {
-                        "inside"
-                    } else {
-                        "outside"
-                    }
-                    .into(),
-                    item.policy.into(),
-                    item.algorithm.into(),
-                    affinity,
-                    sources,
-                    item.backends.to_string(),
-                    match item.backends {
-                        0 => format!("{}s", item.when_empty),
-                        _ => "-".into(),
-                    },
-                ]
-            })
-            .collect();
-        let header = [
-            "KIND",
-            "ADDRESS",
-            "ASKED FROM",
-            "POLICY",
-            "ALGORITHM",
-            "AFFINITY",
-            "SOURCES",
-            "BACKENDS",
-            "EMPTY",
-        ];
-        out.push_str(&indented(&columns(&header, &rows)));
-        Ok(())
-    }
-
-    fn write_endpoints(
-        &self,
-        id: u32,
-        label: &Label,
-        frontends: &[&ServiceItem],
-        out: &mut String,
-    ) -> std::fmt::Result {
+    fn endpoints(&self, id: u32, label: &Label, frontends: &[ServiceItem]) -> Vec<EndpointItem> {
         let mut rows = self.rows(&self.maps.snapshot.v4, id);
         rows.extend(self.rows(&self.maps.snapshot.v6, id));
         rows.sort_by_key(|row| row.at);
-        if rows.is_empty() {
-            writeln!(out, "  Endpoints: none")?;
-            let told = self.service().zip(self.objects);
-            if let Some(why) = told.and_then(|(service, o)| {
-                (!service.selector.is_empty()).then(|| mismatch(self.name, service, o))?
-            }) {
-                writeln!(out, "    {why}")?;
-            }
-            return Ok(());
-        }
-        writeln!(out, "  Endpoints:")?;
         let cluster = self.objects.map(|objects| &objects.cluster);
         let said = cluster.map(|cluster| standing::said(cluster, &label.port, label.protocol));
         // Where every way in is Local, being elsewhere is what keeps an endpoint out.
@@ -197,37 +129,22 @@ impl Page<'_> {
             node: cluster.map_or("", |cluster| cluster.node_name()),
             zone: cluster.and_then(|cluster| cluster.node()?.zone()),
         };
-        let cells: Vec<Vec<String>> = rows
-            .iter()
-            .map(|row| {
-                let its = said
-                    .as_ref()
-                    .and_then(|said| said.get(&(row.at.ip(), row.at.port())));
-                let why = match &said {
-                    Some(_) if its.is_none() => "in no slice: see svc-agent diff".to_owned(),
-                    _ => standing::why(row.state, its.copied(), view),
-                };
-                let elsewhere = left_out(row, frontends).unwrap_or_default();
-                self.cells(row, why + elsewhere)
-            })
-            .collect();
-        let header = [
-            "ENDPOINT", "POD", "NODE", "INSIDE", "OUTSIDE", "PACKETS", "SOCKETS", "WHY",
-        ];
-        out.push_str(&indented(&columns(&header, &cells)));
-        Ok(())
+        let of = |row: &Row| {
+            let its = said
+                .as_ref()
+                .and_then(|said| said.get(&(row.at.ip(), row.at.port())));
+            let why = match &said {
+                Some(_) if its.is_none() => "in no slice: see svc-agent diff".to_owned(),
+                _ => standing::why(row.state, its.copied(), view),
+            };
+            let elsewhere = left_out(row, frontends).unwrap_or_default();
+            self.endpoint(row, why + elsewhere)
+        };
+        rows.iter().map(of).collect()
     }
 
-    fn cells(&self, row: &Row, why: String) -> Vec<String> {
-        let share = |share: Option<f64>| share.map_or_else(|| "-".into(), |s| format!("{s:.1}%"));
-        let pod = self
-            .objects
-            .and_then(|objects| objects.names.get(&row.at.ip()));
-        let node = match row.state.flags & (backend_state::LOCAL | backend_state::REMOTE) {
-            backend_state::LOCAL => "this",
-            backend_state::REMOTE => "other",
-            _ => "-",
-        };
+    fn endpoint(&self, row: &Row, why: String) -> EndpointItem {
+        let names = self.objects.map(|objects| &objects.names);
         let leaves = row.shares == [None, None];
         let safe = match (leaves, row.packets + row.sockets, &self.sockets) {
             (true, 0, Some(_)) => "; no connections from here: safe to stop".to_owned(),
@@ -236,19 +153,22 @@ impl Page<'_> {
             (true, n, _) => format!("; {n} connections are still open"),
             (false, ..) => String::new(),
         };
-        vec![
-            row.at.to_string(),
-            pod.cloned().unwrap_or_else(|| "-".into()),
-            node.into(),
-            share(row.shares[0]),
-            share(row.shares[1]),
-            row.packets.to_string(),
-            match &self.sockets {
-                Some(_) => row.sockets.to_string(),
-                None => "?".into(),
+        let sockets = self.sockets.is_some().then_some(row.sockets);
+        EndpointItem {
+            endpoint: row.at.to_string(),
+            pod: names.and_then(|names| names.get(&row.at.ip()).cloned()),
+            node: match row.state.flags & (backend_state::LOCAL | backend_state::REMOTE) {
+                backend_state::LOCAL => Some("this"),
+                backend_state::REMOTE => Some("other"),
+                _ => None,
             },
-            why + &safe,
-        ]
+            internal_percent: row.shares[0],
+            external_percent: row.shares[1],
+            packet_connections: row.packets,
+            socket_connections: sockets,
+            safe_to_stop: leaves && row.packets == 0 && sockets == Some(0),
+            why: why + &safe,
+        }
     }
 
     fn rows<F: Side>(&self, actual: &crate::plan::Actual<F>, id: u32) -> Vec<Row> {
@@ -322,25 +242,23 @@ impl Page<'_> {
         rows.into_values().collect()
     }
 
-    fn write_notes(&self, out: &mut String) -> std::fmt::Result {
+    /// What is not known.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
         if self.objects.is_none() {
-            writeln!(
-                out,
-                "Note:        from the maps alone: with --kubeconfig or --manifests there are names of Pods, and exact reasons"
-            )?;
+            notes.push("from the maps alone: with --kubeconfig or --manifests there are names of Pods, and exact reasons".into());
         }
         if self.sockets.is_none() {
-            writeln!(
-                out,
-                "Note:        sockets are not counted: network namespaces cannot be entered from here"
-            )?;
+            notes.push(
+                "sockets are not counted: network namespaces cannot be entered from here".into(),
+            );
         }
-        Ok(())
+        notes
     }
 }
 
 /// What a Local policy keeps from an endpoint that gets its part from the other side.
-fn left_out(row: &Row, frontends: &[&ServiceItem]) -> Option<&'static str> {
+fn left_out(row: &Row, frontends: &[ServiceItem]) -> Option<&'static str> {
     let is_local = |scope: &str| {
         frontends
             .iter()
@@ -355,8 +273,4 @@ fn left_out(row: &Row, frontends: &[&ServiceItem]) -> Option<&'static str> {
         }
         _ => None,
     }
-}
-
-fn indented(table: &str) -> String {
-    table.lines().map(|line| format!("    {line}\n")).collect()
 }
