@@ -14,6 +14,7 @@ use crate::realtime;
 use crate::rivals;
 use crate::routing::{self, Facts};
 use crate::run::cgroup_root;
+use crate::say::say;
 
 /// What one look at the node found.
 enum Finding {
@@ -49,17 +50,13 @@ pub fn check(options: &Check) -> Result<()> {
     findings.extend(reverse_path_filter());
     findings.extend(snat_ports());
     findings.extend(other_proxies());
-    let mut bad = 0;
-    for finding in &findings {
-        match finding {
-            Good(text) => println!("ok       {text}"),
-            Warning(text) => println!("warning  {text}"),
-            Bad(text) => {
-                bad += 1;
-                println!("FAILED   {text}");
-            }
-        }
-    }
+    let lines = findings.iter().map(|finding| match finding {
+        Good(text) => format!("ok       {text}\n"),
+        Warning(text) => format!("warning  {text}\n"),
+        Bad(text) => format!("FAILED   {text}\n"),
+    });
+    say(&lines.collect::<String>())?;
+    let bad = findings.iter().filter(|f| matches!(f, Bad(_))).count();
     if bad > 0 {
         bail!(
             "this node cannot run svcplane yet: {bad} of {} checks failed",

@@ -42,12 +42,5 @@ pub fn describe(options: &Describe) -> Result<()> {
         sockets: sockets::live(&pinned.connected_sockets()?),
         counts: pinned.counts(maps.snapshot.services.keys().copied())?,
     };
-    let description = description(&page);
-    let text = match options.output {
-        Form::Text => description.to_string(),
-        Form::Json => serde_json::to_string_pretty(&description)? + "\n",
-        Form::Yaml => serde_saphyr::to_string(&description)?,
-    };
-    print!("{text}");
-    Ok(())
+    look::print(&description(&page), options.output, ToString::to_string)
 }

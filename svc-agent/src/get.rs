@@ -5,6 +5,7 @@ use anyhow::Result;
 use crate::config::{Get, What};
 use crate::dataplane::Pinned;
 use crate::inspect::{self, Filter};
+use crate::say::say;
 
 /// Prints what was asked for.
 pub fn get(options: &Get) -> Result<()> {
@@ -23,6 +24,5 @@ pub fn get(options: &Get) -> Result<()> {
         What::Nat => inspect::nat(&pinned.flows()?, &snapshot.services, filter, options.output),
         What::Flows => inspect::flows(&pinned.flows()?, &snapshot.services, filter, options.output),
     };
-    print!("{text}");
-    Ok(())
+    say(&text)
 }

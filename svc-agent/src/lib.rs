@@ -4,6 +4,9 @@
 //! Kubernetes API | manifests ─watch→ Cluster ─compile→ Desired ─diff(Actual)→ Changes ─apply→ maps
 //! ```
 
+// They panic where nobody reads; `say` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod check;
 pub mod claims;
 pub mod cluster;
@@ -36,6 +39,7 @@ pub mod refusals;
 pub mod rivals;
 pub mod routing;
 pub mod run;
+pub mod say;
 pub mod shared;
 pub mod shares;
 pub mod shell;

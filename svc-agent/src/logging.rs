@@ -16,7 +16,10 @@ static LEVELS: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// Starts logging to standard error.
 pub fn start(verbosity: u8, format: LogFormat) {
     let (filter, handle) = reload::Layer::new(EnvFilter::new(directives(verbosity)));
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer()
+        .with_writer(std::io::stderr)
+        // Else who takes the log away ends the agent: it panics at saying that it cannot say anything.
+        .log_internal_errors(false);
     let layer = match format {
         LogFormat::Text => layer
             .with_ansi(std::io::stderr().is_terminal())

@@ -10,6 +10,7 @@ use crate::cluster::Cluster;
 use crate::config::{Form, Look};
 use crate::desired::ServiceName;
 use crate::node::{Devices, Watch};
+use crate::say::{complain, say};
 use crate::source::once::{self, Objects, Of, Place};
 
 /// Runs one question to its end.
@@ -53,7 +54,7 @@ pub fn objects(look: &Look, service: Option<&ServiceName>) -> Result<Option<Obje
         Err(once::Error::Client(_)) if place == Place::InCluster => Ok(None),
         // The API server may be what is looked for.
         Err(error @ (once::Error::List(..) | once::Error::Silent(..))) => {
-            eprintln!("svc-agent: {error}; going by the maps alone");
+            complain(format_args!("{error}; going by the maps alone"));
             Ok(None)
         }
         Err(error) => Err(error.into()),
@@ -62,13 +63,11 @@ pub fn objects(look: &Look, service: Option<&ServiceName>) -> Result<Option<Obje
 
 /// Prints an answer as it is asked for; `text` is how people read it.
 pub fn print<T: Serialize>(answer: &T, form: Form, text: impl FnOnce(&T) -> String) -> Result<()> {
-    let text = match form {
+    say(&match form {
         Form::Text => text(answer),
         Form::Json => serde_json::to_string_pretty(answer)? + "\n",
         Form::Yaml => serde_saphyr::to_string(answer)?,
-    };
-    print!("{text}");
-    Ok(())
+    })
 }
 
 /// The addresses of a Pod.

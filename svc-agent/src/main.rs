@@ -1,9 +1,13 @@
 //! `svc-agent`: arguments → verb → exit code.
 
+// They panic where nobody reads; `say` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::process::ExitCode;
 
 use svc_agent::config::{self, Verb};
 use svc_agent::dataplane::cleanup::plural;
+use svc_agent::say::{complain, say};
 use svc_agent::{
     check, dataplane, describe, diff, explain, get, logging, monitor, run, shell, top,
 };
@@ -34,7 +38,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("svc-agent: {}", one_line(&error));
+            complain(one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -73,25 +77,25 @@ fn cleanup(options: &config::Cleanup) -> anyhow::Result<()> {
         );
     }
     if removal.is_empty() {
-        println!("nothing of svcplane is pinned at {root}");
+        let mut text = format!("nothing of svcplane is pinned at {root}\n");
         let namesakes = dataplane::cleanup::namesakes();
         if namesakes > 0 {
-            println!(
-                "note: programs named like svcplane's are loaded ({namesakes}): of another --bpf-root, or of an agent that runs"
+            text += &format!(
+                "note: programs named like svcplane's are loaded ({namesakes}): of another --bpf-root, or of an agent that runs\n"
             );
         }
-        return Ok(());
+        return say(&text);
     }
     let [programs, maps, links] = removal.counts();
-    println!(
-        "removed {} from {root}: {}, {} and {} are gone; nothing is left",
+    let mut text = format!(
+        "removed {} from {root}: {}, {} and {} are gone; nothing is left\n",
         plural(removal.removed.len(), "pin"),
         plural(programs, "program"),
         plural(maps, "map"),
         plural(links, "link"),
     );
     for (name, value) in &removal.restored {
-        println!("net.netfilter.{name} is {value} again");
+        text += &format!("net.netfilter.{name} is {value} again\n");
     }
-    Ok(())
+    say(&text)
 }

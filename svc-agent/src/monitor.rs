@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Monitor, Stream};
 use crate::dataplane::{Events, Pinned, Watched};
+use crate::say::complain;
 use names::Names;
 use record::Record;
 
@@ -44,14 +45,14 @@ async fn watch(options: &Monitor) -> Result<()> {
         flows: options.flows || !options.drops,
     };
     events.renew(what)?;
-    eprintln!(
-        "svc-agent: watching {}; Ctrl-C ends",
+    complain(format_args!(
+        "watching {}; Ctrl-C ends",
         match (what.losses, what.flows) {
             (true, true) => "what is dropped or refused, and new flows",
             (true, false) => "what is dropped or refused",
             (false, _) => "new flows",
         }
-    );
+    ));
     let mut sign = tokio::time::interval(SIGN);
     let mut look = tokio::time::interval(LOOK);
     let mut lost_in_all = 0;
@@ -76,9 +77,9 @@ async fn watch(options: &Monitor) -> Result<()> {
         }
     }
     if lost_in_all > 0 {
-        eprintln!(
-            "svc-agent: {lost_in_all} events were lost: they came faster than they were read"
-        );
+        complain(format_args!(
+            "{lost_in_all} events were lost: they came faster than they were read"
+        ));
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! `svc-agent completion` and `svc-agent man`: what clap knows of the command line, for shells and for `man`.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 
 use crate::config::{Cli, Completion, Man};
+use crate::say::say;
 
 /// Prints a completion script.
 pub fn completion(options: &Completion) -> Result<()> {
@@ -14,11 +14,7 @@ pub fn completion(options: &Completion) -> Result<()> {
     clap_complete::generate(options.shell, &mut Cli::command(), "svc-agent", &mut script);
     // clap_complete 4.6 takes the hyphen of a program's name for the bound of a verb in one of two places (bash).
     let script = String::from_utf8_lossy(&script).replace("svc__subcmd__agent", "svc__agent");
-    match std::io::stdout().write_all(script.as_bytes()) {
-        // A reader that has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome.context("printing the script"),
-    }
+    say(&script)
 }
 
 /// Writes a page for the program and one for each verb.

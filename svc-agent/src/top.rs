@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use crate::config::{Output, Top, Topped};
 use crate::dataplane::Pinned;
 use crate::inspect::{self, Filter, Look, Snapshot, TopItem};
+use crate::say::{complain, say};
 use crate::sockets;
 
 /// Prints tables until nobody reads them, or once.
@@ -20,8 +21,8 @@ pub fn top(options: &Top) -> Result<()> {
     let start = Instant::now();
     let (_, mut before) = look(&pinned, start.elapsed())?;
     if before.counts.is_none() {
-        eprintln!(
-            "svc-agent: the agent counts nothing by Service: run it with --service-metrics connections or traffic"
+        complain(
+            "the agent counts nothing by Service: run it with --service-metrics connections or traffic",
         );
     }
     loop {
@@ -33,8 +34,7 @@ pub fn top(options: &Top) -> Result<()> {
         };
         let mut items = inspect::top_items(&snapshot, &before, &now, filter, options.sort);
         if once {
-            print!("{}", inspect::top(&items, options.output));
-            return Ok(());
+            return say(&inspect::top(&items, options.output));
         }
         let all = items.len();
         if options.lines > 0 {

@@ -79,18 +79,68 @@ fn bash_completes_verbs_flags_and_values() {
     fs::remove_file(script).unwrap();
 }
 
+/// What a verb says into a pipe that nobody reads, and how it ends.
+fn unread(words: &[&str]) -> Output {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    Command::new(env!("CARGO_BIN_EXE_svc-agent"))
+        .args(words)
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap()
+}
+
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_svc-agent"))
+    for words in [
+        &["completion", "zsh"][..],
+        &["--help"],
+        &["run", "--help"],
+        &["cleanup", "--bpf-root", "/sys/fs/bpf/nobodys"],
+    ] {
+        let output = unread(words);
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{words:?}: {output:?}"
+        );
+    }
+    // Whatever it has found, it exits as if it were read.
+    let read = agent(&["check"]);
+    let output = unread(&["check"]);
+    assert_eq!(output.status.code(), read.status.code());
+    assert_eq!(text(&output.stderr), text(&read.stderr));
+}
+
+#[test]
+fn errors_that_nobody_reads_are_errors_and_no_panic() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    for words in [
+        &["man", "/dev/null/man"][..],
+        &["get", "services", "--bpf-root", "/none"],
+    ] {
+        let status = Command::new(env!("CARGO_BIN_EXE_svc-agent"))
+            .args(words)
+            .stderr(writer.try_clone().unwrap())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(1), "{words:?}");
+    }
+}
+
+#[test]
+fn a_disk_without_room_is_said() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_svc-agent"))
         .args(["completion", "zsh"])
-        .stdout(Stdio::piped())
+        .stdout(full)
         .stderr(Stdio::piped())
-        .spawn()
+        .output()
         .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
     assert!(
-        output.status.success() && output.stderr.is_empty(),
+        text(&output.stderr).starts_with("svc-agent: writing to standard output: No space left"),
         "{output:?}"
     );
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use xtask::agents::eventually;
 use xtask::topology::NODES;
-use xtask::traffic::{Conversation, Probe};
+use xtask::traffic::{Conversation, Probe, Running};
 
 use crate::Case;
 use crate::churn::{pod_b_leaves, still};
@@ -31,6 +32,11 @@ pub const CASES: &[Case] = &[
         name: "what_changed_while_no_agent_ran_is_followed",
         settings: MOST,
         test: while_away,
+    },
+    Case {
+        name: "an_agent_outlives_whoever_reads_its_log",
+        settings: &["packets_only"],
+        test: unread,
     },
     Case {
         name: "hooks_follow_the_devices_of_pods",
@@ -133,6 +139,31 @@ fn outlived(lab: &mut Lab, end: impl FnOnce(&mut Lab) -> Result<()>) -> Result<(
         ensure!(complaint.is_none(), "{}: {complaint:?}", agent.node);
     }
     Ok(())
+}
+
+fn unread(lab: &mut Lab) -> Result<()> {
+    lab.agents[0].stop()?;
+    let (reader, writer) = std::io::pipe()?;
+    let mut command = lab.topology.agent("node1", "run")?;
+    command
+        .args(lab.flags())
+        .stdout(Stdio::null())
+        .stderr(writer);
+    lab.agents[0].process = Running(command.spawn()?);
+    // Else this process would keep the pipe open.
+    drop(command);
+    drop(reader);
+    lab.agents[0].wait_until_healthy(&lab.topology, Duration::from_secs(20))?;
+    // Each change is a line of the log.
+    pod_b_leaves(lab)?;
+    lab.restore()?;
+    ensure!(
+        lab.agents[0].process.0.try_wait()?.is_none(),
+        "it has ended"
+    );
+    lab.agents[0].stop()?;
+    lab.agents.clear();
+    lab.start(&[])
 }
 
 fn while_away(lab: &mut Lab) -> Result<()> {
