@@ -420,6 +420,12 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Erro
     let run = match &cli.verb {
         Verb::Run(run) => run,
         Verb::Diff(diff) => &diff.run,
+        Verb::Explain(explain) if explain.live && explain.output == Form::Yaml => {
+            return Err(Cli::command().error(
+                ErrorKind::ArgumentConflict,
+                "--live tells what happens as it happens, which YAML cannot; use -o text or -o json",
+            ));
+        }
         _ => return Ok(cli),
     };
     if run.cluster_cidr.len() > MAX_CLUSTER_RANGES as usize {

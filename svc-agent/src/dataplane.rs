@@ -16,7 +16,7 @@ mod sys;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -287,6 +287,11 @@ impl Pinned {
 
     pub fn flows(&self) -> Result<Flows, Error> {
         self.maps.flows()
+    }
+
+    /// The flow of a client's packets, if there is one.
+    pub fn flow(&self, from: SocketAddr, to: SocketAddr, proto: u8) -> Result<Flows, Error> {
+        self.maps.flow(from, to, proto)
     }
 
     pub fn affinities(&self) -> Result<Affinities, Error> {

@@ -2,11 +2,12 @@
 //! that the programs are made of.
 //!
 //! `question` is what people write, `resolve` finds out what that means here, `tables` lends the maps to `trace`, which
-//! sends the packet through; `judge` makes a [`report`] of it.
+//! sends the packet through; `judge` makes a [`report`] of it. `live` waits for such a packet, and tells what becomes of it.
 
 mod endpoints;
 mod hooks;
 pub mod judge;
+mod live;
 mod question;
 pub mod report;
 mod resolve;
@@ -30,7 +31,7 @@ use crate::dataplane::Pinned;
 use crate::desired::ServiceName;
 use crate::look;
 use crate::source::once::Objects;
-use judge::judge;
+use judge::{Asked, judge};
 use report::Explanation;
 use tables::Maps;
 
@@ -52,7 +53,11 @@ pub fn explain(options: &Explain) -> Result<ExitCode> {
         objects: objects.as_ref(),
         route: &routes::way_to,
     };
-    let explanation = answer(&options.target, from, evidence)?;
+    let asked = asked(&options.target, from, evidence)?;
+    let explanation = judge(&asked, evidence);
+    if options.live {
+        return live::follow(options, &asked, &explanation, &maps);
+    }
     look::print(&explanation, options.output, Explanation::text)?;
     let failed = options.exit_code && explanation.verdict.is_failure();
     Ok(if failed {
@@ -68,10 +73,17 @@ pub fn answer(
     from: Option<(IpAddr, Option<u16>)>,
     evidence: Evidence<'_>,
 ) -> Result<Explanation> {
+    Ok(judge(&asked(target, from, evidence)?, evidence))
+}
+
+fn asked(
+    target: &Target,
+    from: Option<(IpAddr, Option<u16>)>,
+    evidence: Evidence<'_>,
+) -> Result<Asked> {
     let like = from.map(|(ip, _)| ip);
     let to = resolve::target(target, like, evidence.maps, evidence.objects)?;
-    let asked = resolve::asked(from, to, evidence.maps, evidence.route)?;
-    Ok(judge(&asked, evidence))
+    resolve::asked(from, to, evidence.maps, evidence.route)
 }
 
 /// The address of whoever asks: of a Pod the one of the target's family, if that is known.

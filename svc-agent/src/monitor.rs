@@ -1,8 +1,8 @@
 //! `svc-agent monitor`: what the programs tell, a line an event. Several may run at once; the programs write records only
 //! while one does.
 
-mod names;
-mod record;
+pub(crate) mod names;
+pub(crate) mod record;
 mod words;
 
 use std::io::{ErrorKind, Write};
@@ -22,9 +22,9 @@ use names::Names;
 use record::Record;
 
 /// Between two looks at the ring: it holds what comes in this time at 160,000 events a second.
-const LOOK: Duration = Duration::from_millis(50);
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 /// Between two signs of life, each good for [`svc_common::event::LEASE`].
-const SIGN: Duration = Duration::from_secs(1);
+pub(crate) const SIGN: Duration = Duration::from_secs(1);
 
 /// Prints events until it is told to end, or nobody reads them.
 pub fn monitor(options: &Monitor) -> Result<()> {
@@ -145,7 +145,7 @@ fn shows(options: &Monitor, record: &Record) -> bool {
 }
 
 /// Whether the reader of a pipe is gone. Without events nothing is written that would show it.
-fn nobody_reads() -> bool {
+pub(crate) fn nobody_reads() -> bool {
     let stdout = std::io::stdout();
     let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
     let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
@@ -155,10 +155,10 @@ fn nobody_reads() -> bool {
             .is_some_and(|events| events.intersects(gone))
 }
 
-fn monotonic() -> Duration {
+pub(crate) fn monotonic() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
-fn wall() -> Duration {
+pub(crate) fn wall() -> Duration {
     SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
 }

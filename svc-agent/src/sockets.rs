@@ -3,7 +3,7 @@
 
 mod live;
 
-pub use live::{Connected, Live, live};
+pub use live::{Connected, Live, Open, live, open};
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -199,8 +199,18 @@ fn abort(family: i32, deserted: &Deserted) -> io::Result<usize> {
 
 /// A socket's cookie and whom it is connected to, from its `struct inet_diag_sockid`.
 fn peer(family: i32, id: &[u8]) -> Option<([u32; 2], SocketAddr)> {
-    let port = u16::from_be_bytes(id.get(2..4)?.try_into().ok()?);
-    let addr: [u8; 16] = id.get(20..36)?.try_into().ok()?;
+    let cookie = [u32_at(id, COOKIE)?, u32_at(id, COOKIE + 4)?];
+    Some((cookie, end(family, id, 2, 20)?))
+}
+
+/// Its own end, from the same.
+fn own(family: i32, id: &[u8]) -> Option<SocketAddr> {
+    end(family, id, 0, 4)
+}
+
+fn end(family: i32, id: &[u8], port: usize, addr: usize) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes(id.get(port..port + 2)?.try_into().ok()?);
+    let addr: [u8; 16] = id.get(addr..addr + 16)?.try_into().ok()?;
     let addr = if family == libc::AF_INET {
         let [a, b, c, d, ..] = addr;
         IpAddr::from([a, b, c, d])
@@ -208,8 +218,7 @@ fn peer(family: i32, id: &[u8]) -> Option<([u32; 2], SocketAddr)> {
         // IPv4 behind an IPv6 socket is IPv4.
         IpAddr::from(addr).to_canonical()
     };
-    let cookie = [u32_at(id, COOKIE)?, u32_at(id, COOKIE + 4)?];
-    Some((cookie, SocketAddr::new(addr, port)))
+    Some(SocketAddr::new(addr, port))
 }
 
 fn request(family: i32, states: u32, id: &[u8]) -> Vec<u8> {

@@ -153,7 +153,7 @@ fn unread(lab: &mut Lab) -> Result<()> {
     // Else this process would keep the pipe open.
     drop(command);
     drop(reader);
-    lab.agents[0].wait_until_healthy(&lab.topology, Duration::from_secs(20))?;
+    lab.agents[0].wait_until_healthy(&lab.topology, Duration::from_secs(90))?;
     // Each change is a line of the log.
     pod_b_leaves(lab)?;
     lab.restore()?;

@@ -9,6 +9,7 @@ mod ends;
 mod errors;
 mod explain;
 mod facts;
+mod follow;
 mod gone;
 mod inspect;
 mod lab;
@@ -165,6 +166,7 @@ fn main() {
             ends::CASES,
             inspect::CASES,
             explain::CASES,
+            follow::CASES,
             checks::CASES,
             facts::CASES,
             life::CASES,

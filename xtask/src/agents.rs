@@ -16,6 +16,8 @@ use crate::topology::{Topology, in_namespace};
 use crate::traffic::Running;
 
 const HEALTHZ: u16 = 10256;
+/// Verifying the programs takes seconds of a CPU, and others may have it.
+const BUSY: Duration = Duration::from_secs(90);
 
 /// A running agent; killed when dropped. Its dataplane stays until the topology goes.
 #[derive(Debug)]
@@ -92,7 +94,7 @@ pub fn start_agents(topology: &Topology, flags: &[&str]) -> Result<Vec<Agent>> {
         .collect();
     let mut agents = agents?;
     for agent in &mut agents {
-        agent.wait_until_healthy(topology, Duration::from_secs(20))?;
+        agent.wait_until_healthy(topology, BUSY)?;
     }
     Ok(agents)
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{DEFAULT_BPF_ROOT, Run};
+use super::{DEFAULT_BPF_ROOT, Run, Seconds};
 use crate::explain::{Origin, Target};
 
 /// Where the cluster's objects are asked for. All of these mean what they mean to `run`.
@@ -29,9 +29,13 @@ Examples:
   svc-agent explain --from pod/shop/cart-0 svc/shop/web:80
   svc-agent explain --from 192.0.2.7:40000 172.18.0.11:30080 -o json
   svc-agent explain --manifests examples web.shop.svc:http
+  svc-agent explain --live --timeout 5m --from pod/shop/cart-0 svc/shop/web:80
 
 The answer comes from the pinned maps of this node, by the code that the kernel runs; no agent is needed, and nothing is
 changed. With an API server or a folder of manifests there are also names of Pods, and exact reasons.
+
+With --live it then waits for the next connection of that client to that address, and shows what happens to it until it
+ends: 0 when that is what was foretold, 1 when it is not, or when there was none.
 
 Exits 0 when it could answer, whatever the answer is; with --exit-code 1 when the packet would be refused or dropped.")]
 pub struct Explain {
@@ -47,8 +51,14 @@ pub struct Explain {
     #[arg(short = 'o', long, value_enum, default_value_t = Form::Text)]
     pub output: Form,
     /// Exit with 1 when the packet would be refused or dropped.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "live")]
     pub exit_code: bool,
+    /// Follow the next real connection, and hold it against the answer. JSON is an object a line then.
+    #[arg(long)]
+    pub live: bool,
+    /// How long to wait for the connection and to follow it; 0: until it ends.
+    #[arg(long, value_name = "DURATION", default_value = "1m", requires = "live")]
+    pub timeout: Seconds,
     /// Folder of the pinned maps.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_BPF_ROOT)]
     pub bpf_root: PathBuf,

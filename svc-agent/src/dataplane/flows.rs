@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData};
-use svc_common::family::{Family, V4, V6};
+use svc_common::family::{Family, Port, V4, V6};
 use svc_common::flow::table::{self, Store};
 use svc_common::table::{Bucket, Flow, FlowKey, Insert, MAX_RECORDS, NodeConfig, Record, Shape};
 
@@ -45,6 +46,29 @@ impl<F: Family> FlowMaps<F> {
 
     pub(super) fn open(&self) -> Result<FlowTable<F>, Error> {
         FlowTable::mapped(Some(&self.records), Some(&self.index), self.shape)
+    }
+
+    /// The flow whose client's packets have this tuple: one, or none.
+    pub(super) fn of_client(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        proto: u8,
+    ) -> Result<Vec<Flow<F>>, Error> {
+        let (Some(src), Some(dst)) = (F::addr_from_std(from.ip()), F::addr_from_std(to.ip()))
+        else {
+            return Ok(Vec::new());
+        };
+        let key = FlowKey {
+            src,
+            dst,
+            sport: Port::new(from.port()),
+            dport: Port::new(to.port()),
+            proto: u16::from(proto),
+            _pad: 0,
+        };
+        let found = self.open()?.get(&key).filter(|(_, reply)| !reply);
+        Ok(found.map(|(flow, _)| flow).into_iter().collect())
     }
 }
 

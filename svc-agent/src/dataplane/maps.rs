@@ -12,7 +12,7 @@ pub(super) use filter::Filters;
 pub use sockets::Deserted;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use aya::Ebpf;
@@ -233,6 +233,15 @@ impl Maps {
         Ok(Flows {
             v4: self.v4.flows.open()?.all(),
             v6: self.v6.flows.open()?.all(),
+            now: seconds_since_boot(),
+        })
+    }
+
+    /// The flow of a client's packets.
+    pub(super) fn flow(&self, from: SocketAddr, to: SocketAddr, proto: u8) -> Result<Flows, Error> {
+        Ok(Flows {
+            v4: self.v4.flows.of_client(from, to, proto)?,
+            v6: self.v6.flows.of_client(from, to, proto)?,
             now: seconds_since_boot(),
         })
     }

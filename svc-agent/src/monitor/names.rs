@@ -14,7 +14,7 @@ const MOST: usize = 4_096;
 
 type Kept<K, V> = BTreeMap<K, (Instant, Option<V>)>;
 
-pub(super) struct Names {
+pub(crate) struct Names {
     pinned: Pinned,
     services: Kept<u32, Label>,
     frontends: Kept<(IpAddr, u16, u8), u32>,
@@ -22,7 +22,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(pinned: Pinned) -> Self {
+    pub(crate) fn new(pinned: Pinned) -> Self {
         Self {
             pinned,
             services: Kept::new(),
@@ -32,7 +32,7 @@ impl Names {
     }
 
     /// By its id, or by what was asked for. Of an address that has no such port, the Service that has the address.
-    pub(super) fn service(&mut self, id: u32, ip: IpAddr, port: u16, proto: u8) -> Option<Label> {
+    pub(crate) fn service(&mut self, id: u32, ip: IpAddr, port: u16, proto: u8) -> Option<Label> {
         let pinned = &self.pinned;
         let id = match id {
             0 => {
@@ -48,7 +48,7 @@ impl Names {
         })
     }
 
-    pub(super) fn device(&mut self, ifindex: u32) -> Option<String> {
+    pub(crate) fn device(&mut self, ifindex: u32) -> Option<String> {
         kept(&mut self.devices, ifindex, || {
             let name = nix::net::if_::if_indextoname(ifindex).ok()?;
             Some(name.to_string_lossy().into_owned())

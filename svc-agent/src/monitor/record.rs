@@ -15,38 +15,38 @@ use crate::desired::Protocol;
 
 /// One event. The fields of its JSON only ever grow; what is not known is `null`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Record {
+pub(crate) struct Record {
     /// RFC 3339, by the clock of this node.
-    pub(super) time: String,
+    pub(crate) time: String,
     /// `new`: the first packet of a flow. `connected`: a socket was connected to its backend. `refused`: the client was
     /// told at once. `dropped`: it was not.
-    pub(super) event: &'static str,
-    pub(super) namespace: Option<String>,
-    pub(super) name: Option<String>,
-    pub(super) port_name: Option<String>,
-    pub(super) protocol: Option<String>,
+    pub(crate) event: &'static str,
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) port_name: Option<String>,
+    pub(crate) protocol: Option<String>,
     /// `address:port`, or the address alone where the port could not be read. None of a socket.
-    pub(super) client: Option<String>,
+    pub(crate) client: Option<String>,
     /// What the client asked for.
-    pub(super) frontend: String,
-    pub(super) backend: Option<String>,
+    pub(crate) frontend: String,
+    pub(crate) backend: Option<String>,
     /// Where the packet came in, or was to go out.
-    pub(super) device: Option<String>,
+    pub(crate) device: Option<String>,
     /// `tc`, `xdp` or `socket`.
-    pub(super) hook: &'static str,
-    pub(super) pid: Option<u32>,
-    pub(super) process: Option<String>,
+    pub(crate) hook: &'static str,
+    pub(crate) pid: Option<u32>,
+    pub(crate) process: Option<String>,
     /// The name that counters have.
-    pub(super) reason: Option<&'static str>,
+    pub(crate) reason: Option<&'static str>,
     /// The same for people.
-    pub(super) why: Option<&'static str>,
+    pub(crate) why: Option<&'static str>,
     #[serde(skip)]
-    pub(super) from: Option<IpAddr>,
+    pub(crate) from: Option<IpAddr>,
 }
 
 impl Record {
     /// None for a record that no program of this version writes.
-    pub(super) fn of(event: &Event, at: Duration, names: &mut Names) -> Option<Self> {
+    pub(crate) fn of(event: &Event, at: Duration, names: &mut Names) -> Option<Self> {
         let reason = Reason::ALL.get(usize::from(event.reason)).copied();
         let (what, reason) = match event.kind {
             k if k == Kind::Opened as u8 => ("new", None),
@@ -139,14 +139,14 @@ impl fmt::Display for Record {
 }
 
 /// Milliseconds are what the clocks of two nodes may agree about.
-pub(super) fn time(since_epoch: Duration) -> String {
+pub(crate) fn time(since_epoch: Duration) -> String {
     let millis = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
     let time = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH);
     format!("{time:.3}")
 }
 
 /// The time of day, of a time.
-pub(super) fn clock(time: &str) -> &str {
+pub(crate) fn clock(time: &str) -> &str {
     time.split_once('T')
         .map_or(time, |(_, clock)| clock.trim_end_matches('Z'))
 }

@@ -1,4 +1,4 @@
-//! How many open sockets were connected to a backend through a Service: by their cookies, wherever they are.
+//! Open sockets that were connected to a backend through a Service: by their cookies, wherever they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::SockProtocol;
 use svc_common::table::{TCP, UDP};
 
-use super::{BY_FAMILY, HOME, ID_LEN, MESSAGE_ID, namespaces, peer, request_of};
+use super::{BY_FAMILY, HOME, ID_LEN, MESSAGE_ID, namespaces, own, peer, request_of};
 use crate::netlink::{What, ask};
 
 /// A socket's cookie and its backend → the frontend that it believes it talks to.
@@ -17,18 +17,42 @@ pub type Connected = BTreeMap<([u32; 2], SocketAddr), SocketAddr>;
 /// Open sockets by frontend, backend and protocol.
 pub type Live = BTreeMap<(SocketAddr, SocketAddr, u8), usize>;
 
+/// Where the state is in `struct inet_diag_msg`.
+const STATE: usize = 1;
 /// TCP: all but LISTEN, TIME_WAIT and CLOSE. UDP: ESTABLISHED is connected, CLOSE is not.
 const OPEN: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
-/// Counts them in a thread of its own, which wanders through network namespaces. None: those cannot be entered.
-pub fn live(connected: &Connected) -> Option<Live> {
-    std::thread::scope(|scope| scope.spawn(|| count(connected)).join().ok().flatten())
+/// An open socket of [`Connected`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
+    pub cookie: [u32; 2],
+    pub local: SocketAddr,
+    pub backend: SocketAddr,
+    pub frontend: SocketAddr,
+    pub protocol: u8,
+    /// `TCP_ESTABLISHED` and its like; of connected UDP sockets, the same.
+    pub state: u8,
 }
 
-fn count(connected: &Connected) -> Option<Live> {
+/// Counts them. None: network namespaces cannot be entered.
+pub fn live(connected: &Connected) -> Option<Live> {
+    let mut live = Live::new();
+    for socket in open(connected)? {
+        let key = (socket.frontend, socket.backend, socket.protocol);
+        *live.entry(key).or_default() += 1;
+    }
+    Some(live)
+}
+
+/// Finds them in a thread of its own, which wanders through network namespaces. None: those cannot be entered.
+pub fn open(connected: &Connected) -> Option<Vec<Open>> {
+    std::thread::scope(|scope| scope.spawn(|| wander(connected)).join().ok().flatten())
+}
+
+fn wander(connected: &Connected) -> Option<Vec<Open>> {
     let home = File::open(HOME).ok()?;
     let mut seen = BTreeSet::new();
-    let mut live = Live::new();
+    let mut found = Vec::new();
     for namespace in namespaces(&home) {
         setns(&namespace, CloneFlags::CLONE_NEWNET).ok()?;
         for family in [libc::AF_INET, libc::AF_INET6] {
@@ -43,18 +67,29 @@ fn count(connected: &Connected) -> Option<Live> {
                 ) else {
                     continue;
                 };
-                let ids = listed
-                    .iter()
-                    .filter_map(|message| message.get(MESSAGE_ID..MESSAGE_ID + ID_LEN));
-                for socket in ids.filter_map(|id| peer(family, id)) {
-                    if let Some(frontend) = connected.get(&socket)
-                        && seen.insert((socket.0, protocol))
+                for message in &listed {
+                    if let Some(socket) = socket(family, protocol, message, connected)
+                        && seen.insert((socket.cookie, protocol))
                     {
-                        *live.entry((*frontend, socket.1, protocol)).or_default() += 1;
+                        found.push(socket);
                     }
                 }
             }
         }
     }
-    Some(live)
+    Some(found)
+}
+
+/// From `struct inet_diag_msg`. None of those that are not connected through a Service.
+fn socket(family: i32, protocol: u8, message: &[u8], connected: &Connected) -> Option<Open> {
+    let id = message.get(MESSAGE_ID..MESSAGE_ID + ID_LEN)?;
+    let (cookie, backend) = peer(family, id)?;
+    Some(Open {
+        cookie,
+        local: own(family, id)?,
+        backend,
+        frontend: *connected.get(&(cookie, backend))?,
+        protocol,
+        state: *message.get(STATE)?,
+    })
 }
