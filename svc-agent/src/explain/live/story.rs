@@ -28,6 +28,9 @@ use crate::sockets;
 /// How long a socket is looked for: it has its own address only once `connect()` has chosen one.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// More lines of processes that cannot be asked are of no use.
+const MOST_UNKNOWN: usize = 10;
+
 /// What is followed.
 enum Followed {
     Nothing,
@@ -54,6 +57,9 @@ pub(super) struct Story<'a> {
     /// Sockets that were there before.
     before: BTreeSet<[u32; 2]>,
     happened: Option<(Happened, Instant)>,
+    /// What a process met that could not be asked any more whose it was; and how many there were.
+    perhaps: Option<(Happened, Instant)>,
+    unknown: usize,
     stage: Option<Stage>,
     notes: BTreeSet<String>,
 }
@@ -85,6 +91,8 @@ impl<'a> Story<'a> {
             followed: Followed::Nothing,
             before,
             happened: None,
+            perhaps: None,
+            unknown: 0,
             stage: None,
             notes: BTreeSet::new(),
         })
@@ -151,42 +159,43 @@ impl<'a> Story<'a> {
             return Ok(());
         }
         let is_it = match &record.client {
-            Some(client) => self.is_client(client),
+            Some(client) => Some(self.is_client(client)),
             None => self.is_client_process(event.pid),
         };
-        if !is_it {
-            return Ok(());
-        }
-        self.tell.event(record)?;
-        let backend = record.backend.as_ref().and_then(|at| at.parse().ok());
-        match (record.reason, backend, &record.client) {
-            (Some(reason), ..) => {
-                let refused = record.event == "refused";
-                self.happened = Some((Happened::Lost { refused, reason }, Instant::now()));
-                self.followed = Followed::Over;
-            }
-            (None, Some(backend), None) => {
-                let happened = Happened::Forwarded {
-                    backend,
-                    client: None,
-                    nat: None,
-                    by_socket: true,
-                    tunnelled: false,
-                };
-                self.happened = Some((happened, Instant::now()));
-                self.followed = Followed::Socket {
-                    backend,
-                    cookie: None,
-                    since: Instant::now(),
-                };
-            }
-            (None, _, Some(client)) => {
-                if let Ok(client) = client.parse() {
-                    self.follow_flow(client)?;
+        match is_it {
+            Some(false) => return Ok(()),
+            None => {
+                // A busy Service has many.
+                if self.unknown < MOST_UNKNOWN {
+                    self.tell.event(record)?;
                 }
+                self.unknown += 1;
+                let happened = by_socket(record).map(|happened| (happened, Instant::now()));
+                self.perhaps = happened.or(self.perhaps.take());
+                return Ok(());
             }
-            (None, None, None) => (),
+            Some(true) => self.tell.event(record)?,
         }
+        if let Some(client) = &record.client
+            && record.reason.is_none()
+        {
+            return match client.parse() {
+                Ok(client) => self.follow_flow(client),
+                Err(_) => Ok(()),
+            };
+        }
+        let Some(happened) = by_socket(record) else {
+            return Ok(());
+        };
+        self.followed = match happened {
+            Happened::Lost { .. } => Followed::Over,
+            Happened::Forwarded { backend, .. } => Followed::Socket {
+                backend,
+                cookie: None,
+                since: Instant::now(),
+            },
+        };
+        self.happened = Some((happened, Instant::now()));
         Ok(())
     }
 
@@ -206,18 +215,13 @@ impl<'a> Story<'a> {
         ip_fits && asked.from_port.is_none_or(|wanted| port == Some(wanted))
     }
 
-    fn is_client_process(&mut self, pid: u32) -> bool {
-        let known = match self.asked.client {
+    /// None: it has ended, or is not visible from here.
+    fn is_client_process(&self, pid: u32) -> Option<bool> {
+        match self.asked.client {
             Client::Outside => Some(false),
             Client::Node => process::is_of_node(pid),
             Client::Pod => process::has_address(pid, self.asked.from),
-        };
-        if known.is_none() {
-            self.notes.insert(
-                "its process has ended, or is not visible from here: it may have been another client's".into(),
-            );
         }
-        known.unwrap_or(true)
     }
 
     fn follow_flow(&mut self, client: SocketAddr) -> Result<()> {
@@ -343,6 +347,12 @@ impl<'a> Story<'a> {
     /// The last line, and whether it was as foretold.
     pub(super) fn end(mut self) -> Result<ExitCode> {
         let protocol = self.foretold.packet.protocol.clone();
+        if self.happened.is_none() && self.perhaps.is_some() {
+            self.happened = self.perhaps.take();
+            self.notes.insert(
+                "its process had ended before it could be asked, or is not visible from here: it may have been another client's".into(),
+            );
+        }
         let end = match self.happened.take() {
             None => End {
                 outcome: Outcome::NotSeen,
@@ -364,7 +374,8 @@ impl<'a> Story<'a> {
                     }
                     Happened::Forwarded { backend, .. } => {
                         let how = match self.stage {
-                            Some(Stage::New) | None => "; no answer was seen".into(),
+                            None => String::new(),
+                            Some(Stage::New) => "; no answer was seen".into(),
                             Some(Stage::Closed) => {
                                 format!("; closed after {}", lasting(since.elapsed()))
                             }
@@ -401,4 +412,19 @@ impl<'a> Story<'a> {
             ExitCode::FAILURE
         })
     }
+}
+
+/// What became of a socket's call, or of a packet that was lost.
+fn by_socket(record: &Record) -> Option<Happened> {
+    if let Some(reason) = record.reason {
+        let refused = record.event == "refused";
+        return Some(Happened::Lost { refused, reason });
+    }
+    Some(Happened::Forwarded {
+        backend: record.backend.as_ref()?.parse().ok()?,
+        client: None,
+        nat: None,
+        by_socket: true,
+        tunnelled: false,
+    })
 }
