@@ -3,7 +3,7 @@
 
 mod live;
 
-pub use live::{Connected, Live, Open, live, open};
+pub use live::{Connected, Live, Open, live, open, open_in};
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};

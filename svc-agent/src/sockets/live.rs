@@ -1,6 +1,6 @@
 //! Open sockets that were connected to a backend through a Service: by their cookies, wherever they are.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
 
@@ -46,38 +46,53 @@ pub fn live(connected: &Connected) -> Option<Live> {
 
 /// Finds them in a thread of its own, which wanders through network namespaces. None: those cannot be entered.
 pub fn open(connected: &Connected) -> Option<Vec<Open>> {
-    std::thread::scope(|scope| scope.spawn(|| wander(connected)).join().ok().flatten())
+    elsewhere(|| {
+        let home = File::open(HOME).ok()?;
+        let mut found = BTreeMap::new();
+        for namespace in namespaces(&home) {
+            setns(&namespace, CloneFlags::CLONE_NEWNET).ok()?;
+            list(connected, &mut found);
+        }
+        Some(found.into_values().collect())
+    })
 }
 
-fn wander(connected: &Connected) -> Option<Vec<Open>> {
-    let home = File::open(HOME).ok()?;
-    let mut seen = BTreeSet::new();
-    let mut found = Vec::new();
-    for namespace in namespaces(&home) {
-        setns(&namespace, CloneFlags::CLONE_NEWNET).ok()?;
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            for protocol in [TCP, UDP] {
-                let question = request_of(family, protocol, OPEN, &[0; ID_LEN]);
-                // A kernel without these diagnostics has none to tell.
-                let Ok(listed) = ask(
-                    SockProtocol::NetlinkSockDiag,
-                    BY_FAMILY,
-                    What::Dump,
-                    &question,
-                ) else {
-                    continue;
-                };
-                for message in &listed {
-                    if let Some(socket) = socket(family, protocol, message, connected)
-                        && seen.insert((socket.cookie, protocol))
-                    {
-                        found.push(socket);
-                    }
+/// Those of one network namespace.
+pub fn open_in(namespace: &File, connected: &Connected) -> Option<Vec<Open>> {
+    elsewhere(|| {
+        let mut found = BTreeMap::new();
+        setns(namespace, CloneFlags::CLONE_NEWNET).ok()?;
+        list(connected, &mut found);
+        Some(found.into_values().collect())
+    })
+}
+
+/// In a thread of its own: it does not come back from where it goes.
+fn elsewhere<T: Send>(what: impl FnOnce() -> Option<T> + Send) -> Option<T> {
+    std::thread::scope(|scope| scope.spawn(what).join().ok().flatten())
+}
+
+/// Adds those of the namespace that the thread is in.
+fn list(connected: &Connected, found: &mut BTreeMap<([u32; 2], u8), Open>) {
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for protocol in [TCP, UDP] {
+            let question = request_of(family, protocol, OPEN, &[0; ID_LEN]);
+            // A kernel without these diagnostics has none to tell.
+            let Ok(listed) = ask(
+                SockProtocol::NetlinkSockDiag,
+                BY_FAMILY,
+                What::Dump,
+                &question,
+            ) else {
+                continue;
+            };
+            for message in &listed {
+                if let Some(socket) = socket(family, protocol, message, connected) {
+                    found.entry((socket.cookie, protocol)).or_insert(socket);
                 }
             }
         }
     }
-    Some(found)
 }
 
 /// From `struct inet_diag_msg`. None of those that are not connected through a Service.

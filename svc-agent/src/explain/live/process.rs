@@ -1,6 +1,6 @@
 //! Whose a process is: whether the network namespace that it is in has the client's address.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// None: it is not visible from here, or has ended.
@@ -16,6 +16,11 @@ pub(super) fn has_address(pid: u32, ip: IpAddr) -> Option<bool> {
 pub(super) fn is_of_node(pid: u32) -> Option<bool> {
     let own = fs::read_link("/proc/self/ns/net").ok()?;
     Some(fs::read_link(format!("/proc/{pid}/ns/net")).ok()? == own)
+}
+
+/// The network namespace that it is in.
+pub(super) fn namespace(pid: u32) -> Option<File> {
+    File::open(format!("/proc/{pid}/ns/net")).ok()
 }
 
 /// `|-- ADDRESS`, and below it `/32 host LOCAL`.

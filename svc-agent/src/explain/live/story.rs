@@ -1,6 +1,7 @@
 //! One connection, from the first event that is of such a packet to its end.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -54,6 +55,8 @@ pub(super) struct Story<'a> {
     names: Names,
     tell: Teller,
     followed: Followed,
+    /// Where the socket that is followed is.
+    namespace: Option<File>,
     /// Sockets that were there before.
     before: BTreeSet<[u32; 2]>,
     happened: Option<(Happened, Instant)>,
@@ -89,6 +92,7 @@ impl<'a> Story<'a> {
                 json: options.output == Form::Json,
             },
             followed: Followed::Nothing,
+            namespace: None,
             before,
             happened: None,
             perhaps: None,
@@ -158,6 +162,7 @@ impl<'a> Story<'a> {
         if record.frontend != self.asked.to.to_string() {
             return Ok(());
         }
+        self.namespace = process::namespace(event.pid);
         let is_it = match &record.client {
             Some(client) => Some(self.is_client(client)),
             None => self.is_client_process(event.pid),
@@ -333,15 +338,21 @@ impl<'a> Story<'a> {
         if connected.is_empty() {
             return Ok(None);
         }
-        let open = sockets::open(&connected).unwrap_or_default();
-        Ok(open.into_iter().find(|socket| match cookie {
-            Some(cookie) => socket.cookie == cookie,
-            None => {
-                !self.before.contains(&socket.cookie)
-                    && socket.protocol == self.asked.protocol.number()
-                    && self.is_client(&socket.local.to_string())
-            }
-        }))
+        let open = match &self.namespace {
+            Some(namespace) => sockets::open_in(namespace, &connected),
+            None => sockets::open(&connected),
+        };
+        Ok(open
+            .unwrap_or_default()
+            .into_iter()
+            .find(|socket| match cookie {
+                Some(cookie) => socket.cookie == cookie,
+                None => {
+                    !self.before.contains(&socket.cookie)
+                        && socket.protocol == self.asked.protocol.number()
+                        && self.is_client(&socket.local.to_string())
+                }
+            }))
     }
 
     /// The last line, and whether it was as foretold.
