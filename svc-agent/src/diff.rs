@@ -11,12 +11,14 @@ use anyhow::{Context, Result};
 
 use crate::config::{Diff, Look, Run};
 use crate::dataplane::Pinned;
+use crate::desired::Refusal;
 use crate::inspect::Snapshot;
 use crate::look;
 use crate::node::Devices;
 use crate::plan::Planner;
 use crate::reconcile::Reconciler;
 use crate::run;
+use crate::shadow;
 use crate::source::once::{self, Objects, Of};
 
 pub use compare::{Comparison, Difference};
@@ -26,18 +28,34 @@ const MOMENT: Duration = Duration::from_secs(1);
 
 /// Prints what differs.
 pub fn diff(options: &Diff) -> Result<ExitCode> {
-    let pinned = Pinned::open(&options.run.bpf_root)?;
-    let mut comparison = look_once(options, &pinned)?;
-    if !comparison.is_same() {
-        std::thread::sleep(MOMENT);
-        comparison = look_once(options, &pinned)?;
+    if options.shadow {
+        let look = || shadow::look_once(&options.run);
+        let comparison = twice(look, |comparison| comparison.same)?;
+        look::print(&comparison, options.output, shadow::Comparison::text)?;
+        return Ok(code(comparison.same));
     }
+    let pinned = Pinned::open(&options.run.bpf_root)?;
+    let look = || look_once(options, &pinned);
+    let comparison = twice(look, Comparison::is_same)?;
     look::print(&comparison, options.output, Comparison::text)?;
-    Ok(if comparison.is_same() {
+    Ok(code(comparison.is_same()))
+}
+
+fn twice<T>(look: impl Fn() -> Result<T>, same: impl Fn(&T) -> bool) -> Result<T> {
+    let found = look()?;
+    if same(&found) {
+        return Ok(found);
+    }
+    std::thread::sleep(MOMENT);
+    look()
+}
+
+fn code(same: bool) -> ExitCode {
+    if same {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    }
 }
 
 fn look_once(options: &Diff, pinned: &Pinned) -> Result<Comparison> {
@@ -74,6 +92,29 @@ fn compare(
     options: &Run,
     devices: &Devices,
 ) -> Comparison {
+    let Planned {
+        maps: wanted,
+        writes,
+        refusals,
+    } = planned(planner, objects, options, devices);
+    Comparison::new(maps, &wanted, writes, refusals)
+}
+
+/// What the maps will say when the agent has done what it has to do.
+pub(crate) struct Planned {
+    pub(crate) maps: Snapshot,
+    /// How many entries it would write.
+    pub(crate) writes: usize,
+    pub(crate) refusals: Vec<Refusal>,
+}
+
+/// The agent's next rounds, planned and not done. Pure.
+pub(crate) fn planned(
+    planner: Planner,
+    objects: Objects,
+    options: &Run,
+    devices: &Devices,
+) -> Planned {
     let node_ips = run::node_ips(options, &objects.cluster, devices);
     let (facts, all) = run::facts(options, &objects.cluster, devices, &node_ips);
     let mut reconciler = Reconciler::new(objects.cluster, planner);
@@ -91,10 +132,14 @@ fn compare(
         let batch = reconciler.planner.close_generation();
         reconciler.planner.release(batch);
     }
-    let wanted = Snapshot {
+    let maps = Snapshot {
         v4: reconciler.planner.v4().clone(),
         v6: reconciler.planner.v6().clone(),
         services: reconciler.planner.labels().clone(),
     };
-    Comparison::new(maps, &wanted, writes, refusals)
+    Planned {
+        maps,
+        writes,
+        refusals,
+    }
 }

@@ -40,6 +40,7 @@ pub mod rivals;
 pub mod routing;
 pub mod run;
 pub mod say;
+pub mod shadow;
 pub mod shared;
 pub mod shares;
 pub mod shell;

@@ -1,4 +1,4 @@
-//! The real kube-proxy, in nftables mode, on a node of a topology.
+//! The real kube-proxy, in nftables mode where nothing else is said, on a node of a topology.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,10 +13,10 @@ use crate::server::{ADMIN, spawn};
 
 pub const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:244::/32";
 
-fn command(topology: &Topology, node: &str) -> Result<Command> {
+fn command(mode: &str, topology: &Topology, node: &str) -> Result<Command> {
     let mut command = topology.command(node, asset("kube-proxy")?)?;
     command.args([
-        "--proxy-mode=nftables",
+        &format!("--proxy-mode={mode}"),
         &format!("--hostname-override={node}"),
     ]);
     Ok(command)
@@ -28,13 +28,25 @@ pub fn log(topology: &Topology) -> PathBuf {
 
 /// Killed when dropped; its rules stay, as those of a kube-proxy that is told to end do.
 pub fn start(plane: &ControlPlane, topology: &Topology, node: &str) -> Result<Running> {
+    start_in("nftables", plane, topology, node)
+}
+
+/// The same in another mode.
+pub fn start_in(
+    mode: &str,
+    plane: &ControlPlane,
+    topology: &Topology,
+    node: &str,
+) -> Result<Running> {
     let kubeconfig = plane
         .api
         .kubeconfig("kube-proxy", &plane.api.url(), ADMIN)?;
-    let mut command = command(topology, node)?;
+    let mut command = command(mode, topology, node)?;
     command.args([
         &format!("--kubeconfig={}", kubeconfig.display()),
         &format!("--cluster-cidr={CLUSTER_CIDR}"),
+        // As nftables mode has it, and svcplane.
+        "--nodeport-addresses=primary",
         // These belong to the whole machine.
         "--conntrack-max-per-core=0",
         "--conntrack-min=0",
@@ -46,7 +58,9 @@ pub fn start(plane: &ControlPlane, topology: &Topology, node: &str) -> Result<Ru
 
 /// `kube-proxy --cleanup`.
 pub fn cleanup(topology: &Topology, node: &str) -> Result<()> {
-    let output = command(topology, node)?.arg("--cleanup").output()?;
+    let output = command("nftables", topology, node)?
+        .arg("--cleanup")
+        .output()?;
     ensure!(
         output.status.success(),
         "kube-proxy --cleanup: {}",

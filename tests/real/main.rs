@@ -14,6 +14,7 @@ mod objects;
 mod reference;
 mod scene;
 mod service;
+mod shadow;
 mod takeover;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,7 +73,18 @@ fn main() {
     }));
     for (name, test) in takeover::TESTS {
         trials.push(Trial::test(format!("takeover::{name}"), move || {
-            takeover::run(test).map_err(|e| Failed::from(format!("{e:#}")))
+            takeover::run("takeover", test).map_err(|e| Failed::from(format!("{e:#}")))
+        }));
+    }
+    let beside: [(&str, takeover::Test); 2] = [
+        ("nftables", shadow::nftables),
+        ("iptables", shadow::iptables),
+    ];
+    for (mode, test) in beside {
+        let name = format!("shadow::what_would_change_beside_kube_proxy_in_{mode}_mode_is_named");
+        trials.push(Trial::test(name, move || {
+            takeover::run(&format!("shadow-{mode}"), test)
+                .map_err(|e| Failed::from(format!("{e:#}")))
         }));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -21,7 +21,7 @@ use crate::service::Service;
 const NODE: &str = "node1";
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
-type Test = fn(&Scene<'_>) -> Result<()>;
+pub type Test = fn(&Scene<'_>) -> Result<()>;
 
 pub const TESTS: [(&str, Test); 2] = [
     (
@@ -35,11 +35,11 @@ pub const TESTS: [(&str, Test); 2] = [
 ];
 
 /// On a cluster of its own, in which nobody serves yet.
-pub fn run(test: Test) -> Result<()> {
+pub fn run(namespace: &str, test: Test) -> Result<()> {
     let topology = topology()?;
     let outcome = (|| {
         let cluster = Cluster::without_agents(topology)?;
-        let scene = Scene::new(&cluster, "takeover")?;
+        let scene = Scene::new(&cluster, namespace)?;
         test(&scene).with_context(|| {
             let agent = tail(&topology.scratch().join(format!("{NODE}.log")));
             format!("{agent}\n{}", tail(&kube_proxy::log(topology)))

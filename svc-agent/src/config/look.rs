@@ -70,16 +70,23 @@ Examples:
   svc-agent diff                                      in the agent's pod: the maps against the API server
   svc-agent diff --config /etc/svcplane/config.yaml   with the settings that the agent runs with
   svc-agent diff --manifests examples -o json
+  svc-agent diff --shadow --cluster-cidr 10.244.0.0/16   what would change if svcplane served in kube-proxy's place?
 
 It takes the flags of `run`, because what the maps should say depends on them. Of those that are not given, the node's
 addresses, --cluster-cidr, --external-cluster-ip and --dsr are read from the maps; give it the others that the agent has
 (--nodeport-addresses, --hostname-override). Nothing is changed. What differs at first is looked at again a moment later:
 it may have been on its way.
 
-Exits 0 when the maps say what they should, 1 with the list when not.")]
+With --shadow kube-proxy's own rules on this node (of its nftables and iptables modes) are held against what svcplane
+would do with the same objects and these flags: no agent is needed, nothing is loaded, no packet is touched.
+
+Exits 0 when the maps say what they should, or svcplane would do what kube-proxy does, 1 with the list when not.")]
 pub struct Diff {
     #[command(flatten)]
     pub run: Run,
+    /// Compare with kube-proxy's rules on this node, in the place of the maps.
+    #[arg(long)]
+    pub shadow: bool,
     #[arg(short = 'o', long, value_enum, default_value_t = Form::Text)]
     pub output: Form,
 }
