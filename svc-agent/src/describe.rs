@@ -6,7 +6,7 @@ mod page;
 
 use anyhow::{Result, bail};
 
-use crate::config::{Describe, Described, Form};
+use crate::config::{Describe, Described};
 use crate::dataplane::Pinned;
 use crate::desired::ServiceName;
 use crate::explain::absent;
