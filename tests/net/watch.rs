@@ -135,7 +135,7 @@ fn value(text: &str, series: &str) -> Result<f64> {
 }
 
 fn counted(lab: &mut Lab) -> Result<()> {
-    let to = Way::ALL[0].cluster_ip(1);
+    let [tcp, udp] = [Way::ALL[0], Way::ALL[1]].map(|way| way.cluster_ip(1));
     let of = |what: &str, protocol: &str, more: &str| {
         let port = protocol.to_lowercase();
         format!(
@@ -150,7 +150,7 @@ fn counted(lab: &mut Lab) -> Result<()> {
         )
     };
     let before = connections(lab, "TCP")?;
-    lab.answered("pod-b", Protocol::Tcp, to, 5)?;
+    lab.answered("pod-b", Protocol::Tcp, tcp, 5)?;
     ensure!(connections(lab, "TCP")? == before + 5.0);
     ensure!(!get(lab, METRICS, "/metrics")?.contains("svcplane_service_packets_total{"));
     let restart = |lab: &mut Lab, more: &[&str]| -> Result<()> {
@@ -161,7 +161,8 @@ fn counted(lab: &mut Lab) -> Result<()> {
     restart(lab, &["--service-metrics", "traffic"])?;
     ensure!(connections(lab, "TCP")? == before + 5.0);
     let before = connections(lab, "UDP")?;
-    lab.answered("pod-b", Protocol::Udp, to, 5)?;
+    lab.refused("pod-b", Protocol::Udp, tcp)?;
+    lab.answered("pod-b", Protocol::Udp, udp, 5)?;
     let text = get(lab, METRICS, "/metrics")?;
     ensure!(value(&text, &of("connections", "UDP", ""))? == before + 5.0);
     for way in ["in", "out"] {
@@ -190,12 +191,14 @@ fn busy(lab: &mut Lab) -> Result<()> {
     };
     let open = lab.conversation("pod-b", Protocol::Tcp, to, "pod-c")?;
     let mut looking = lab.topology.agent("node1", "top")?;
-    let looking = looking
+    let mut looking = looking
         .args(["services", "--interval", "2s", "-o", "json"])
         .stdout(Stdio::piped())
         .spawn()?;
-    std::thread::sleep(Duration::from_millis(700));
-    lab.answered("pod-b", Protocol::Tcp, to, 20)?;
+    // Whenever it begins to look.
+    while looking.try_wait()?.is_none() {
+        lab.answered("pod-b", Protocol::Tcp, to, 20)?;
+    }
     let told: Value = serde_json::from_slice(&looking.wait_with_output()?.stdout)?;
     let first = &told["items"][0];
     ensure!(
@@ -211,7 +214,14 @@ fn busy(lab: &mut Lab) -> Result<()> {
     ensure!(first["packets_in_per_second"].is_null(), "{first:#}");
     drop(open);
     // Not a terminal: one table.
-    let table = top(&["--interval", "100ms", "all:tcp", "-n", "default"])?;
+    let table = top(&[
+        "services",
+        "all:tcp",
+        "--interval",
+        "100ms",
+        "-n",
+        "default",
+    ])?;
     let names = table.lines().map(|line| line.split_whitespace().nth(1));
     ensure!(names.eq([Some("NAME"), Some("all:tcp")]), "{table}");
     for (words, says) in [
