@@ -17,14 +17,14 @@ use xtask::topology::Options;
 use super::figure::Outcome;
 use super::table::grouped;
 use super::{Bench, step};
-use contestants::{Carrier, Contestant, Field, Floor, Way};
+use contestants::{Carrier, Contestant, Field, Way};
 
 /// How long a burst of the direct contestant takes.
 const BURST: Duration = Duration::from_millis(10);
 
 const DIRECT: Contestant = Contestant {
     name: "direct",
-    carrier: Carrier::Nobody(Floor::Nothing),
+    carrier: Carrier::Nobody,
 };
 
 /// Where there are rules of netfilter for pods' traffic, as most CNI plugins with NetworkPolicies have, `auto` is this.
@@ -59,7 +59,7 @@ fn stages(agent: &Path) -> [Stage; 2] {
             ways: &[Way::PodToPod, Way::PodToLocal, Way::PodToRemote],
             contestants: vec![
                 (DIRECT, Always),
-                contestant("empty hooks", Carrier::Nobody(Floor::EmptyHooks), InFull),
+                contestant("empty hooks", Carrier::EmptyHooks, InFull),
                 contestant("socket", Carrier::Svcplane(&[]), Always),
                 contestant(
                     "packets",
@@ -86,9 +86,8 @@ fn stages(agent: &Path) -> [Stage; 2] {
             ways: &[Way::OutsideToLocal, Way::OutsideToRemote],
             contestants: vec![
                 (DIRECT, Always),
-                contestant("without node1", Carrier::Nobody(Floor::NorNode1), InFull),
-                contestant("empty hooks", Carrier::Nobody(Floor::EmptyHooks), InFull),
-                contestant("bare xdp", Carrier::Nobody(Floor::BareXdp), InFull),
+                contestant("without node1", Carrier::NobodyNorNode1, InFull),
+                contestant("empty hooks", Carrier::EmptyHooks, InFull),
                 contestant("tc", Carrier::Svcplane(&["--xdp", "off"]), Always),
                 contestant("xdp", Carrier::Svcplane(&["--xdp", "native"]), Always),
                 contestant(

@@ -32,25 +32,16 @@ const SYSCTLS: [(&str, &str); 3] = [
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {
-    /// No proxy: clients know their backend.
-    Nobody(Floor),
+    /// The limit: clients know their backend. From outside it is reached through node1, there and back.
+    Nobody,
+    /// The same from outside without node1: what is left of a way when the first node costs nothing.
+    NobodyNorNode1,
+    /// The limit with programs that do nothing where svcplane's would be.
+    EmptyHooks,
     /// svc-agent with these flags.
     Svcplane(&'static [&'static str]),
     /// kube-proxy in this mode.
     KubeProxy(&'static str),
-}
-
-/// What is there in a proxy's place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Floor {
-    /// The limit. From outside the backend is reached through node1, there and back.
-    Nothing,
-    /// The same from outside without node1: what is left of a way when the first node costs nothing.
-    NorNode1,
-    /// Programs that do nothing where svcplane's would be.
-    EmptyHooks,
-    /// A program at node1's NIC that sends frames back out by XDP, and does nothing else.
-    BareXdp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,18 +112,12 @@ impl Field {
                 Ok(())
             })?;
         }
+        if matches!(who.carrier, Carrier::Nobody | Carrier::EmptyHooks) {
+            through_node1(&topology)?;
+        }
         let hooks = match who.carrier {
-            Carrier::Nobody(floor) => {
-                if floor != Floor::NorNode1 {
-                    through_node1(&topology)?;
-                }
-                match floor {
-                    Floor::Nothing | Floor::NorNode1 => Vec::new(),
-                    Floor::EmptyHooks => floor::attach(&topology)?,
-                    Floor::BareXdp => vec![floor::forward(&topology)?],
-                }
-            }
-            Carrier::Svcplane(_) | Carrier::KubeProxy(_) => Vec::new(),
+            Carrier::EmptyHooks => floor::attach(&topology)?,
+            _ => Vec::new(),
         };
         let places = [Measured::Local.place(), Measured::Remote.place()];
         let servers = places
@@ -161,9 +146,8 @@ impl Field {
             if v6 { v6_address } else { v4 }
         };
         match (self.who.carrier, way) {
-            (Carrier::Nobody(_), _) | (_, Way::PodToPod) => {
-                (of(measured.place()), work.plain_port()).into()
-            }
+            (Carrier::Nobody | Carrier::NobodyNorNode1 | Carrier::EmptyHooks, _)
+            | (_, Way::PodToPod) => (of(measured.place()), work.plain_port()).into(),
             (_, Way::PodToLocal | Way::PodToRemote) => measured.cluster_ip(v6, work),
             _ => (of(NODES[0]), measured.node_port(work)).into(),
         }
@@ -208,7 +192,7 @@ impl Field {
         fs::write(&file, kubeconfig()).context("cannot write a kubeconfig")?;
         let file = file.display().to_string();
         match self.who.carrier {
-            Carrier::Nobody(_) => (),
+            Carrier::Nobody | Carrier::NobodyNorNode1 | Carrier::EmptyHooks => (),
             Carrier::Svcplane(flags) => {
                 let objects = objects::objects(&self.topology, services);
                 let _api = stand_ins(&self.topology, objects)?;
