@@ -116,7 +116,7 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
         .args(packages());
     let built = artifacts(&mut build)?;
 
-    let mut total = Counts::default();
+    let (mut total, mut failures) = (Counts::default(), Vec::new());
     for layer in layers {
         let start = Instant::now();
         if let Some(assets) = api.take_if(|_| layer == Layer::Api) {
@@ -124,13 +124,16 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
                 .join()
                 .map_err(|_| anyhow!("building the API server panicked"))??;
         }
-        let counts = run_layer(layer, &built, args.filter.as_deref())?;
+        let counts = run_layer(layer, &built, args.filter.as_deref(), &mut failures)?;
         println!(
             "{:<7} {counts} in {:.1} s",
             layer.name(),
             start.elapsed().as_secs_f64()
         );
         total += counts;
+    }
+    for failure in failures {
+        println!("failed: {failure}");
     }
     println!("{total}");
     Ok(if total.failed == 0 {
@@ -157,7 +160,12 @@ fn in_background(target: PathBuf) -> JoinHandle<Result<()>> {
     std::thread::spawn(move || assets(&target))
 }
 
-fn run_layer(layer: Layer, built: &[Artifact], filter: Option<&str>) -> Result<Counts> {
+fn run_layer(
+    layer: Layer,
+    built: &[Artifact],
+    filter: Option<&str>,
+    failures: &mut Vec<String>,
+) -> Result<Counts> {
     let mut counts = Counts::default();
     let binaries = built
         .iter()
@@ -174,7 +182,7 @@ fn run_layer(layer: Layer, built: &[Artifact], filter: Option<&str>) -> Result<C
         command
             .env("CARGO_MANIFEST_DIR", &artifact.package)
             .env("SVCPLANE_BIN", binaries);
-        counts += count(&artifact.target, &mut command)?;
+        counts += count(&artifact.target, &mut command, failures)?;
     }
     if layer == Layer::Host {
         let mut docs = cargo();
@@ -190,7 +198,7 @@ fn run_layer(layer: Layer, built: &[Artifact], filter: Option<&str>) -> Result<C
             "xtask",
             "--",
         ]);
-        counts += count("doc tests", docs.args(filter))?;
+        counts += count("doc tests", docs.args(filter), failures)?;
         let agent = built
             .iter()
             .find(|artifact| artifact.target == "svc-agent" && !artifact.test);
@@ -198,21 +206,21 @@ fn run_layer(layer: Layer, built: &[Artifact], filter: Option<&str>) -> Result<C
             match crate::docs::check(&agent.executable) {
                 Ok(_) => counts.passed += 1,
                 Err(error) => {
-                    println!("documents: {error:#}");
+                    failures.push(format!("documents: {error:#}"));
                     counts.failed += 1;
                 }
             }
         }
     }
     if !built.iter().any(|artifact| layer.has(artifact)) {
-        println!("{}: there is no test target of this name", layer.name());
+        failures.push(format!("{}: no test target has this name", layer.name()));
         counts.failed += 1;
     }
     Ok(counts)
 }
 
 /// Runs a test executable; its output is shown only when something failed.
-fn count(name: &str, command: &mut Command) -> Result<Counts> {
+fn count(name: &str, command: &mut Command, failures: &mut Vec<String>) -> Result<Counts> {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -223,6 +231,11 @@ fn count(name: &str, command: &mut Command) -> Result<Counts> {
     if !output.status.success() {
         counts.failed = counts.failed.max(1);
         println!("{text}\n{name}: {}", output.status);
+        let before = failures.len();
+        failures.extend(reasons(&text).map(|reason| format!("{name}: {reason}")));
+        if failures.len() == before {
+            failures.push(format!("{name}: {}", output.status));
+        }
     } else {
         text.lines()
             .filter(|line| line.starts_with(SKIPPED))
@@ -233,6 +246,23 @@ fn count(name: &str, command: &mut Command) -> Result<Counts> {
 
 /// What a test prints before it returns because something optional is not there.
 const SKIPPED: &str = "skipped: ";
+
+/// Each failed test of an output, with the first line of what it said.
+fn reasons(output: &str) -> impl Iterator<Item = String> {
+    // libtest shows passed tests in the same way, before this line, and ends with a bare list of names.
+    let shown = output.split("\nfailures:\n").nth(1).unwrap_or_default();
+    let mut lines = shown.lines();
+    std::iter::from_fn(move || {
+        let name = lines.find_map(|line| line.strip_prefix("---- ")?.strip_suffix(" ----"))?;
+        let name = name.trim_end_matches(" stdout");
+        let mut said = lines.find(|line| !line.is_empty())?.to_owned();
+        if said.ends_with(':') {
+            // "thread … panicked at …:", and why.
+            said = said + " " + lines.next()?;
+        }
+        Some(format!("{name}: {said}"))
+    })
+}
 
 /// Sums the `test result: ok. 3 passed; 0 failed; 1 ignored; …` lines.
 fn tally(output: &str) -> Counts {
@@ -274,6 +304,18 @@ mod tests {
         let output = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
                       test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
         assert_eq!(tally(output).to_string(), "5 passed, 1 failed, 1 skipped");
+    }
+
+    #[test]
+    fn failures_are_told_with_their_first_line() {
+        let output = "test a ... ok\ntest b ... FAILED\n\nsuccesses:\n\n---- a stdout ----\nhello\n\n\nsuccesses:\n    a\n\n\
+                      failures:\n\n---- b stdout ----\n\nthread 'b' panicked at b.rs:1:2:\nno\n\n---- net::c ----\nlate\n--- node1\n\n\
+                      failures:\n    b\n    net::c\n";
+        let told: Vec<_> = reasons(output).collect();
+        assert_eq!(
+            told,
+            ["b: thread 'b' panicked at b.rs:1:2: no", "net::c: late"]
+        );
     }
 
     #[test]
