@@ -24,6 +24,6 @@ pub struct Decision<F: Family> {
     pub route: Route,
     /// An answer, from backend to client.
     pub reply: bool,
-    /// For whom, where that is counted ([`crate::table::Tables::counts_traffic`]).
+    /// Whose packets these are, for those who count them.
     pub service: u32,
 }

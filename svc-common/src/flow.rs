@@ -69,6 +69,7 @@ impl<F: Family> Flow<F> {
         decision.to.dport = other.sport;
         decision.route = self.route(reply);
         decision.reply = reply;
+        decision.service = self.service;
     }
 
     /// Notes a packet of the client's, or an answer.
@@ -173,6 +174,11 @@ impl<F: Family> Flow<F> {
         self.flags & (flow_flags::COUNTED | flow_flags::LATE) == flow_flags::COUNTED
             && self.state() & flow_state::CLOSING == 0
             && !self.is_over(now, false, config)
+    }
+
+    /// Whether it is a connection of its own that may still have packets.
+    pub fn is_open(&self, now: u32, config: &NodeConfig) -> bool {
+        self.flags & flow_flags::LATE == 0 && !self.is_over(now, true, config)
     }
 
     /// Whether nobody has answered yet, that we know of.
@@ -332,9 +338,6 @@ fn note<F: Family>(
         count(flow, -1, tables);
     }
     flow.decide(reply, decision);
-    if tables.counts_traffic() {
-        decision.service = flow.service;
-    }
     match step {
         Step::Renew => Known::No,
         Step::Reset => Known::Gone,

@@ -247,9 +247,6 @@ fn open<F: Family>(
         assign(client, address, segment, tables, flow)?;
         flow::open(flow, tables)?;
         flow.decide(false, decision);
-        if tables.counts_traffic() {
-            decision.service = flow.service;
-        }
         // A connection whose entry was lost was counted when it began.
         if segment.opens() {
             tables.opened(flow);

@@ -15,7 +15,7 @@ use svc_common::table::{
     FrontendKey, Insert, MAX_ADDRESSES, MAX_AFFINITIES, MAX_BACKENDS, MAX_DEVICES,
     MAX_FLOW_BUCKETS, MAX_FLOWS, MAX_FRAGMENTS, MAX_FRONTENDS, MAX_RANGES, MAX_SERVICES, MAX_SLOTS,
     MAX_SOCKETS, NodeConfig, Ports, Record, ServiceLabel, Shape, SocketKey, SocketPeer, Source,
-    Tables, counted,
+    Tables,
 };
 use svc_common::tunnel::Outer;
 
@@ -387,11 +387,6 @@ impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
         if events::flows_are_watched() {
             F::tell_flow(C::PLACE as u32, self.0.ifindex());
         }
-    }
-
-    #[inline(always)]
-    fn counts_traffic(&self) -> bool {
-        tally::is_counted(counted::TRAFFIC)
     }
 
     #[inline(always)]

@@ -22,7 +22,7 @@ static CONNECTIONS: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
 static TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1, 0);
 
 #[inline(always)]
-pub fn is_counted(what: u32) -> bool {
+fn is_counted(what: u32) -> bool {
     // SAFETY: our own; volatile, because the agent puts another value there than the compiler sees.
     (unsafe { (&raw const SERVICE_METRICS).read_volatile() }) & what != 0
 }

@@ -112,7 +112,10 @@ fn arrived<F: Outer>(listed: Option<u16>) -> Result<(), Aside> {
     let inner = udp(outside::<F>(1), frontend.0).build();
     let mut frame = tunnelled::<F>(Format::Ipip, &inner, 8_080, 0);
     let (packet, mut work, mut overhead) = (Packet::of(&mut frame), Work::EMPTY, 0);
+    // The room is that of the packet before.
+    work.decision.service = 7;
     arrive(&packet, ETH_LEN, &tables, &mut work, &mut overhead)?;
+    assert_eq!(work.decision.service, 80);
     assert_eq!(work.decision.to.dst, addr::<F>(remote_pod::<F>(1)));
     Ok(())
 }
