@@ -34,9 +34,10 @@ impl Lab<'_> {
                 let due = (begin.elapsed().as_secs_f64() * f64::from(CHURN)) as u32;
                 while sent < due {
                     sent += 1;
+                    self.churned += 1;
                     // Spread over the Services, each time another endpoint.
                     let service = sent.wrapping_mul(7919) % services.max(1);
-                    let (path, body) = objects::churn(service, sent);
+                    let (path, body) = objects::churn(service, self.churned);
                     self.writer.send("PATCH", &path, &body)?;
                     if sent.is_multiple_of(WATCHED) && asking.is_none() {
                         let (port, answered) = self.change()?;

@@ -24,6 +24,8 @@ pub(super) struct Lab<'a> {
     plane: Plane<'a>,
     pub(super) writer: Writer,
     changes: u32,
+    /// By all churns so far: what one has written is no change for the next.
+    pub(super) churned: u32,
     _servers: probe::Servers,
 }
 
@@ -43,6 +45,7 @@ impl<'a> Lab<'a> {
             plane,
             writer,
             changes: 0,
+            churned: 0,
             _servers: servers,
         };
         lab.plane.put(&objects::probe(topology.place("pod-a").v4))?;
