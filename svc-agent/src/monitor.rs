@@ -22,7 +22,7 @@ use names::Names;
 use record::Record;
 
 /// Between two looks at the ring: it holds what comes in this time at 160,000 events a second.
-pub(crate) const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(50);
 /// Between two signs of life, each good for [`svc_common::event::LEASE`].
 pub(crate) const SIGN: Duration = Duration::from_secs(1);
 

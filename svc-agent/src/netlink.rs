@@ -101,6 +101,13 @@ pub fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find_map(|(kind, content)| (kind == wanted).then_some(content))
 }
 
+/// The content of one that is a text: to its first NUL, if any.
+pub fn text(bytes: &[u8], wanted: u16) -> Option<String> {
+    let value = attribute(bytes, wanted)?;
+    let text = value.split(|b| *b == 0).next().unwrap_or_default();
+    Some(String::from_utf8_lossy(text).into_owned())
+}
+
 pub fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     let bytes = bytes.get(at..at + 2)?;
     Some(u16::from_ne_bytes(bytes.try_into().ok()?))

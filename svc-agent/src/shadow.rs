@@ -99,3 +99,9 @@ fn theirs(devices: &Devices) -> Result<BTreeMap<Key, Frontend>> {
         ),
     }
 }
+
+#[cfg(test)]
+fn backends(fate: &Option<proxy::Fate>) -> Vec<String> {
+    let backends = fate.iter().flat_map(|fate| &fate.backends);
+    backends.map(ToString::to_string).collect()
+}

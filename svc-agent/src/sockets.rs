@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::SockProtocol;
+use svc_common::table::UDP;
 
 use crate::dataplane::{Deserted, Error, Pinned};
 use crate::netlink::{What, ask, u32_at};
@@ -171,7 +172,7 @@ fn abort(family: i32, deserted: &Deserted) -> io::Result<usize> {
         SockProtocol::NetlinkSockDiag,
         BY_FAMILY,
         What::Dump,
-        &request(family, CONNECTED, &[0; ID_LEN]),
+        &request(family, UDP, CONNECTED, &[0; ID_LEN]),
     )?;
     let mut aborted = 0;
     for message in &listed {
@@ -181,7 +182,7 @@ fn abort(family: i32, deserted: &Deserted) -> io::Result<usize> {
         if !peer(family, id).is_some_and(|peer| deserted.contains(&peer)) {
             continue;
         }
-        let request = request(family, u32::MAX, id);
+        let request = request(family, UDP, u32::MAX, id);
         match ask(
             SockProtocol::NetlinkSockDiag,
             DESTROY,
@@ -221,11 +222,7 @@ fn end(family: i32, id: &[u8], port: usize, addr: usize) -> Option<SocketAddr> {
     Some(SocketAddr::new(addr, port))
 }
 
-fn request(family: i32, states: u32, id: &[u8]) -> Vec<u8> {
-    request_of(family, svc_common::table::UDP, states, id)
-}
-
-fn request_of(family: i32, protocol: u8, states: u32, id: &[u8]) -> Vec<u8> {
+fn request(family: i32, protocol: u8, states: u32, id: &[u8]) -> Vec<u8> {
     let mut body = Vec::with_capacity(ID + ID_LEN);
     body.extend([family.to_ne_bytes()[0], protocol, 0, 0]);
     body.extend(states.to_ne_bytes());

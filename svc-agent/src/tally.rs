@@ -20,11 +20,7 @@ impl Count {
     fn add(&mut self, more: Self) {
         self.connections = self.connections.wrapping_add(more.connections);
         if let Some(more) = more.traffic {
-            let sum = self.traffic.get_or_insert_default();
-            sum.packets_in = sum.packets_in.wrapping_add(more.packets_in);
-            sum.bytes_in = sum.bytes_in.wrapping_add(more.bytes_in);
-            sum.packets_out = sum.packets_out.wrapping_add(more.packets_out);
-            sum.bytes_out = sum.bytes_out.wrapping_add(more.bytes_out);
+            self.traffic.get_or_insert_default().add(&more);
         }
     }
 }

@@ -41,11 +41,6 @@ pub trait Tables<F: Family> {
     fn backend(&self, key: &BackendKey<F>) -> Option<BackendState>;
     /// Something to tell whoever watches: this flow, the one in scratch, has just been opened.
     fn opened(&self, _flow: &Flow<F>) {}
-    /// Whether packets are counted by service port, so that [`crate::decision::Decision::service`] is asked for.
-    #[inline(always)]
-    fn counts_traffic(&self) -> bool {
-        false
-    }
     /// Adds to the count of open connections, atomically. A backend that is not there is not counted.
     fn count_connection(&self, key: &BackendKey<F>, difference: i64);
     /// The turn of the run at slot `first`: 0, 1, 2, … over all CPUs.
@@ -452,6 +447,21 @@ pub struct Traffic {
     pub bytes_in: u64,
     pub packets_out: u64,
     pub bytes_out: u64,
+}
+
+impl Traffic {
+    /// This much more, by the counters' width.
+    pub fn add(&mut self, more: &Self) {
+        let sums = [
+            (&mut self.packets_in, more.packets_in),
+            (&mut self.bytes_in, more.bytes_in),
+            (&mut self.packets_out, more.packets_out),
+            (&mut self.bytes_out, more.bytes_out),
+        ];
+        for (sum, more) in sums {
+            *sum = sum.wrapping_add(more);
+        }
+    }
 }
 
 /// Value of SERVICES: `namespace/name:port` in UTF-8, for people. A restart finds ids again by it.

@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use svc_common::family::Addr;
-use svc_common::table::{BackendState, Flow, Scope, backend_state, flow_flags};
+use svc_common::table::{BackendState, Flow, Scope, backend_state};
 
 use super::description::{CountItem, Description, EndpointItem, ObjectItem, PortItem};
 use crate::cluster::{Service, ServiceType, TrafficPolicy};
-use crate::desired::ServiceName;
+use crate::desired::{Protocol, ServiceName};
 use crate::explain::mismatch;
 use crate::explain::tables::{Maps, Side};
 use crate::inspect::standing::{self, View};
 use crate::inspect::{self, Filter, ServiceItem};
-use crate::plan::Label;
+use crate::plan::{Actual, Label};
 use crate::sockets::Live;
 use crate::source::once::Objects;
 use crate::tally::Counts;
@@ -118,8 +118,8 @@ impl Page<'_> {
     }
 
     fn endpoints(&self, id: u32, label: &Label, frontends: &[ServiceItem]) -> Vec<EndpointItem> {
-        let mut rows = self.rows(&self.maps.snapshot.v4, id);
-        rows.extend(self.rows(&self.maps.snapshot.v6, id));
+        let mut rows = self.rows(&self.maps.snapshot.v4, id, label.protocol);
+        rows.extend(self.rows(&self.maps.snapshot.v6, id, label.protocol));
         rows.sort_by_key(|row| row.at);
         let cluster = self.objects.map(|objects| &objects.cluster);
         let said = cluster.map(|cluster| standing::said(cluster, &label.port, label.protocol));
@@ -171,7 +171,7 @@ impl Page<'_> {
         }
     }
 
-    fn rows<F: Side>(&self, actual: &crate::plan::Actual<F>, id: u32) -> Vec<Row> {
+    fn rows<F: Side>(&self, actual: &Actual<F>, id: u32, protocol: Protocol) -> Vec<Row> {
         let mut rows: BTreeMap<SocketAddr, Row> = BTreeMap::new();
         let listed = actual
             .backends
@@ -207,33 +207,21 @@ impl Page<'_> {
                 }
             }
         }
-        let over = |flow: &&Flow<F>| flow.is_over(self.maps.flows.now, true, &self.maps.config);
-        for flow in F::flows(self.maps)
-            .iter()
-            .filter(|flow| flow.service == id && flow.flags & flow_flags::LATE == 0 && !over(flow))
-        {
+        let open = |flow: &Flow<F>| flow.is_open(self.maps.flows.now, &self.maps.config);
+        let flows = F::flows(self.maps).iter();
+        for flow in flows.filter(|flow| flow.service == id && open(flow)) {
             let at = SocketAddr::new(F::addr_to_std(flow.reply.src), flow.reply.sport.get());
             if let Some(row) = rows.get_mut(&at) {
                 row.packets += 1;
             }
         }
-        let protocol = Label::parse(
-            self.maps
-                .snapshot
-                .services
-                .get(&id)
-                .map_or("", String::as_str),
-        );
         for ((frontend, backend, proto), count) in self.sockets.iter().flatten() {
-            let same = protocol
-                .as_ref()
-                .is_some_and(|label| label.protocol.number() == *proto);
             // A NodePort on loopback is that of the node's own address.
             let asked = own.contains(frontend)
                 || frontend.ip().is_loopback()
                     && own.iter().any(|own| own.port() == frontend.port());
             if let Some(row) = rows.get_mut(backend)
-                && same
+                && protocol.number() == *proto
                 && asked
             {
                 row.sockets += count;

@@ -136,13 +136,10 @@ fn split_protocol(text: &str) -> Result<(&str, Option<Protocol>), String> {
     if is_path && !rest.contains(':') && rest.matches('/').count() < 2 {
         return Ok((text, None));
     }
-    let protocol = match last.to_ascii_lowercase().as_str() {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        "sctp" => Protocol::Sctp,
-        _ => return Err(format!("{last:?} is neither tcp, udp nor sctp; {FORMS}")),
-    };
-    Ok((rest, Some(protocol)))
+    match Protocol::from_name(&last.to_ascii_uppercase()) {
+        Some(protocol) => Ok((rest, Some(protocol))),
+        None => Err(format!("{last:?} is neither tcp, udp nor sctp; {FORMS}")),
+    }
 }
 
 /// `[fd00::1]:80`, `10.0.0.1:80`, `name:80`, or the same without a port.

@@ -111,9 +111,9 @@ pub fn target(
             items[0].address
         );
     };
-    let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-    let of = |p: &Protocol| items.iter().any(|item| item.protocol == p.to_string());
-    let protocol = protocols.into_iter().find(of).unwrap_or(Protocol::Tcp);
+    let of = |p: &Protocol| items.iter().any(|item| item.protocol == p.name());
+    let protocol = Protocol::ALL.into_iter().find(of);
+    let protocol = protocol.unwrap_or(Protocol::Tcp);
     Ok((SocketAddr::new(item.address, item.port), protocol))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use svc_common::family::{Addr, Family};
-use svc_common::table::{Flow, NodeConfig, backend_state, flow_flags};
+use svc_common::table::{Flow, NodeConfig, backend_state};
 
 use super::{Filter, Flows, Item, Owner, Snapshot};
 use crate::config::SortBy;
@@ -205,10 +205,7 @@ pub fn live(
         config: &NodeConfig,
         counts: &mut BTreeMap<u32, usize>,
     ) {
-        let open = |flow: &&Flow<F>| {
-            flow.flags & flow_flags::LATE == 0 && !flow.is_over(now, true, config)
-        };
-        for flow in flows.iter().filter(open) {
+        for flow in flows.iter().filter(|flow| flow.is_open(now, config)) {
             *counts.entry(flow.service).or_default() += 1;
         }
     }

@@ -14,7 +14,6 @@ use crate::desired::Protocol;
 use crate::notices::Notices;
 use crate::tally::{Counts, Series};
 
-const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 /// Of [`crate::inspect::flow_state`].
 const STATES: [&str; 3] = ["new", "established", "closing"];
 
@@ -118,14 +117,13 @@ fn flows(encoder: &mut DescriptorEncoder<'_>, read: &Read) -> std::fmt::Result {
         "Flows of the packet path by state, those that are over and not yet replaced among them",
     )?;
     for (family, census) in &read.census {
-        for protocol in PROTOCOLS {
-            let name = protocol.to_string();
+        for protocol in Protocol::ALL {
             for state in STATES {
                 let key = (u16::from(protocol.number()), state);
                 let count = census.flows.get(&key).copied().unwrap_or(0);
                 let labels = [
                     ("ip_family", *family),
-                    ("protocol", &name),
+                    ("protocol", protocol.name()),
                     ("state", state),
                 ];
                 rows.gauge(&labels, count as f64)?;

@@ -24,9 +24,7 @@ impl Label {
     /// The inverse of `Display`; `None` for a text that this agent would not have written.
     pub fn parse(text: &str) -> Option<Self> {
         let (rest, protocol) = text.rsplit_once('/')?;
-        let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-            .into_iter()
-            .find(|p| p.to_string() == protocol)?;
+        let protocol = Protocol::from_name(protocol)?;
         let (namespace, name) = rest.split_once('/')?;
         let (name, port) = name.split_once(':').unwrap_or((name, ""));
         let service = ServiceName {

@@ -5,7 +5,7 @@ use std::io;
 
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{What, ask, attribute};
+use crate::netlink::{What, ask, attribute, text};
 
 // include/uapi/linux/netfilter/nfnetlink.h, nf_tables.h
 const SUBSYSTEM: u16 = 10 << 8;
@@ -125,11 +125,4 @@ fn base(attributes: &[u8]) -> Option<Base> {
 fn generic(message: &[u8]) -> Option<(Family, &[u8])> {
     let (generic, attributes) = message.split_at_checked(GENERIC)?;
     Some((Family(generic[0]), attributes))
-}
-
-/// The string of an attribute.
-fn text(attributes: &[u8], wanted: u16) -> Option<String> {
-    let value = attribute(attributes, wanted)?;
-    let text = value.split(|b| *b == 0).next().unwrap_or_default();
-    Some(String::from_utf8_lossy(text).into_owned())
 }

@@ -11,7 +11,7 @@ use svc_common::table::{CLUSTER, Source};
 use super::proxy::{Fate, Frontend, Key};
 use crate::desired::Protocol;
 use crate::inspect::{self, Filter, Snapshot};
-use crate::plan::Actual;
+use crate::plan::{Actual, Label};
 
 /// What `diff --shadow` says. JSON and YAML have these fields, and only ever get more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -232,10 +232,10 @@ fn end(fate: Option<&Fate>) -> String {
 pub fn ours(maps: &Snapshot, dsr: bool) -> BTreeMap<Key, Frontend> {
     let mut found: BTreeMap<Key, Frontend> = BTreeMap::new();
     for item in inspect::service_items(maps, Filter::default()) {
-        let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-            .into_iter()
-            .find(|protocol| protocol.to_string() == item.protocol);
-        let Some(protocol) = protocol else { continue };
+        let label = maps.services.get(&item.id);
+        let Some(label) = label.and_then(|text| Label::parse(text)) else {
+            continue;
+        };
         let backends = if item.slots == 0 {
             BTreeSet::new()
         } else if item.address.is_ipv4() {
@@ -248,13 +248,12 @@ pub fn ours(maps: &Snapshot, dsr: bool) -> BTreeMap<Key, Frontend> {
             drops: item.when_empty == "drop",
             masquerades: Some(item.policy == "cluster" && !dsr),
         };
-        let key = (SocketAddr::new(item.address, item.port), protocol.number());
+        let key = (
+            SocketAddr::new(item.address, item.port),
+            label.protocol.number(),
+        );
         let frontend = found.entry(key).or_default();
-        let port = match item.port_name.as_str() {
-            "" => String::new(),
-            name => format!(":{name}"),
-        };
-        frontend.service = Some(format!("{}/{}{port}", item.namespace, item.name));
+        frontend.service = Some(label.port.to_string());
         frontend.affinity = item.affinity_seconds.into();
         frontend.restricted |= item.source_ranges.is_some();
         frontend.is_cluster_ip |= item.kind.contains("ClusterIP");

@@ -7,10 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::proxy::{Fate, Frontend, Key};
+use super::proxy::{DEEPEST, Fate, Frontend, Key};
 use crate::desired::Protocol;
 
-const DEEPEST: usize = 8;
 /// Both, for one of them may be the other's empty shell.
 const PROGRAMS: [[&str; 2]; 2] = [
     ["iptables-nft-save", "ip6tables-nft-save"],
@@ -125,11 +124,7 @@ fn host(text: &str) -> Option<IpAddr> {
 }
 
 fn number(name: &str) -> Option<u8> {
-    let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-    let found = all
-        .into_iter()
-        .find(|protocol| protocol.to_string().eq_ignore_ascii_case(name));
-    found.map(Protocol::number)
+    Protocol::from_name(&name.to_ascii_uppercase()).map(Protocol::number)
 }
 
 /// `namespace/name:port cluster IP`, `namespace/name has no endpoints`.
@@ -177,15 +172,11 @@ pub fn frontends(rules: &Rules, node: &[IpAddr]) -> BTreeMap<Key, Frontend> {
         if !matches!(rule.target.as_str(), "REJECT" | "DROP") {
             continue;
         }
-        let fate = Fate {
-            drops: rule.target == "DROP",
-            ..Fate::default()
-        };
+        let fate = Fate::nobody(rule.target == "DROP");
         for key in keys(rule, node) {
             let frontend = found.entry(key).or_default();
             frontend.service = frontend.service.take().or_else(|| rule.service.clone());
-            frontend.inside.get_or_insert_with(|| fate.clone());
-            frontend.outside.get_or_insert_with(|| fate.clone());
+            frontend.otherwise(&fate);
         }
     }
     found
@@ -210,12 +201,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn fate(&mut self, chain: &str, inside: bool) -> Option<Fate> {
-        let mut fate = Fate {
-            masquerades: Some(false),
-            ..Fate::default()
-        };
-        self.walk(chain, inside, 0, &mut fate);
-        (!fate.backends.is_empty()).then_some(fate)
+        Fate::reached(|fate| self.walk(chain, inside, 0, fate))
     }
 
     fn walk(&mut self, chain: &str, inside: bool, depth: usize, fate: &mut Fate) {
@@ -250,6 +236,7 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::backends;
     use super::*;
 
     const SAVED: &str = r#"
@@ -279,11 +266,6 @@ COMMIT
 COMMIT
 "#;
 
-    fn backends(fate: Option<&Fate>) -> Vec<String> {
-        let backends = fate.map(|fate| &fate.backends).into_iter().flatten();
-        backends.map(ToString::to_string).collect()
-    }
-
     #[test]
     fn what_iptables_save_prints_is_followed_to_the_endpoints() {
         let node = ["172.18.0.11".parse().unwrap()];
@@ -294,11 +276,11 @@ COMMIT
         assert!(web.is_cluster_ip && !web.restricted);
         assert_eq!(web.affinity, 10_800);
         assert_eq!(web.service.as_deref(), Some("shop/web:http"));
-        assert_eq!(backends(web.inside.as_ref()), both);
+        assert_eq!(backends(&web.inside), both);
         for to in ["172.18.0.11:30080", "192.0.2.1:80"] {
             let external = at(to, 6);
-            assert_eq!(backends(external.inside.as_ref()), both, "{to}");
-            assert_eq!(backends(external.outside.as_ref()), both[..1], "{to}");
+            assert_eq!(backends(&external.inside), both, "{to}");
+            assert_eq!(backends(&external.outside), both[..1], "{to}");
             assert_eq!(
                 external.outside.as_ref().and_then(|fate| fate.masquerades),
                 Some(false)
@@ -306,7 +288,7 @@ COMMIT
         }
         assert!(at("192.0.2.1:80", 6).restricted);
         let none = at("10.96.0.2:53", 17);
-        assert!(backends(none.inside.as_ref()).is_empty());
+        assert!(backends(&none.inside).is_empty());
         assert!(none.inside.as_ref().is_some_and(|fate| !fate.drops));
         assert_eq!(found.len(), 4);
     }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::rules::{Data, Rules, Step, Verdict};
 
 /// Chains lead no further than this.
-const DEEPEST: usize = 8;
+pub const DEEPEST: usize = 8;
 
 /// What a client gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +16,26 @@ pub struct Fate {
     pub drops: bool,
     /// Backends see the node in the client's place, wherever they are. None: not to be told.
     pub masquerades: Option<bool>,
+}
+
+impl Fate {
+    /// What a walk through the rules finds. None: it leads nowhere.
+    pub fn reached(walk: impl FnOnce(&mut Self)) -> Option<Self> {
+        let mut fate = Self {
+            masquerades: Some(false),
+            ..Self::default()
+        };
+        walk(&mut fate);
+        (!fate.backends.is_empty()).then_some(fate)
+    }
+
+    /// Nobody answers, and the client is told so or not.
+    pub fn nobody(drops: bool) -> Self {
+        Self {
+            drops,
+            ..Self::default()
+        }
+    }
 }
 
 /// One address, port and protocol.
@@ -32,6 +52,15 @@ pub struct Frontend {
     /// `namespace/name`, and a port's name behind a colon.
     pub service: Option<String>,
     pub is_cluster_ip: bool,
+}
+
+impl Frontend {
+    /// For whom no rule leads to a backend.
+    pub fn otherwise(&mut self, fate: &Fate) {
+        for side in [&mut self.inside, &mut self.outside] {
+            side.get_or_insert_with(|| fate.clone());
+        }
+    }
 }
 
 pub type Key = (SocketAddr, u8);
@@ -84,14 +113,9 @@ pub fn frontends(rules: &Rules, v6: bool, node: &[IpAddr]) -> BTreeMap<Key, Fron
     ];
     for (set, with_address) in empty {
         for (key, data) in keys(rules, set) {
-            let fate = Fate {
-                drops: *data == Data::Verdict(Verdict::Drop),
-                ..Fate::default()
-            };
+            let fate = Fate::nobody(*data == Data::Verdict(Verdict::Drop));
             for key in at(key, with_address) {
-                let frontend = found.entry(key).or_default();
-                frontend.inside.get_or_insert_with(|| fate.clone());
-                frontend.outside.get_or_insert_with(|| fate.clone());
+                found.entry(key).or_default().otherwise(&fate);
             }
         }
     }
@@ -130,14 +154,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// None: it leads nowhere.
     fn fate(&mut self, chain: &str, inside: bool) -> Option<Fate> {
-        let mut fate = Fate {
-            masquerades: Some(false),
-            ..Fate::default()
-        };
-        self.walk(chain, inside, 0, &mut fate);
-        (!fate.backends.is_empty()).then_some(fate)
+        Fate::reached(|fate| self.walk(chain, inside, 0, fate))
     }
 
     fn walk(&mut self, chain: &str, inside: bool, depth: usize, fate: &mut Fate) {
@@ -250,6 +268,7 @@ fn service(chain: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::backends;
     use super::super::rules::Set;
     use super::*;
 
@@ -333,11 +352,6 @@ mod tests {
         }
     }
 
-    fn backends(fate: Option<&Fate>) -> Vec<String> {
-        let backends = fate.map(|fate| &fate.backends).into_iter().flatten();
-        backends.map(ToString::to_string).collect()
-    }
-
     #[test]
     fn a_frontend_has_the_endpoints_that_its_chains_lead_to() {
         let found = frontends(&rules(), false, &[]);
@@ -346,13 +360,13 @@ mod tests {
         assert!(web.is_cluster_ip);
         assert_eq!(web.service.as_deref(), Some("shop/web:http"));
         assert_eq!(
-            backends(web.inside.as_ref()),
+            backends(&web.inside),
             ["10.244.1.7:8080", "10.244.1.8:8080"]
         );
         let node_port = at("172.18.0.11:30000");
-        assert_eq!(backends(node_port.outside.as_ref()), ["10.244.1.7:8080"]);
+        assert_eq!(backends(&node_port.outside), ["10.244.1.7:8080"]);
         assert_eq!(
-            backends(node_port.inside.as_ref()),
+            backends(&node_port.inside),
             ["10.244.1.7:8080", "10.244.1.8:8080"],
             "past the policy"
         );
@@ -399,7 +413,7 @@ mod tests {
         let found = frontends(&rules, false, &[]);
         let web = &found[&("10.96.0.1:80".parse().unwrap(), 6)];
         assert_eq!(web.affinity, 10_800);
-        assert_eq!(backends(web.inside.as_ref()), ["10.244.1.9:8080"]);
+        assert_eq!(backends(&web.inside), ["10.244.1.9:8080"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io;
 
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{What, ask, attribute, attributes};
+use crate::netlink::{What, ask, attribute, attributes, text};
 
 // include/uapi/linux/netfilter/nfnetlink.h, nf_tables.h
 const SUBSYSTEM: u16 = 10 << 8;
@@ -205,10 +205,4 @@ fn timeout(set: &[u8]) -> u64 {
     attribute(set, SET_TIMEOUT)
         .and_then(|bytes| bytes.try_into().ok())
         .map_or(0, |bytes| u64::from_be_bytes(bytes).div_ceil(1_000))
-}
-
-fn text(bytes: &[u8], wanted: u16) -> Option<String> {
-    let value = attribute(bytes, wanted)?;
-    let text = value.split(|b| *b == 0).next().unwrap_or_default();
-    Some(String::from_utf8_lossy(text).into_owned())
 }

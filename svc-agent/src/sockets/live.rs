@@ -8,7 +8,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::SockProtocol;
 use svc_common::table::{TCP, UDP};
 
-use super::{BY_FAMILY, HOME, ID_LEN, MESSAGE_ID, namespaces, own, peer, request_of};
+use super::{BY_FAMILY, HOME, ID_LEN, MESSAGE_ID, namespaces, own, peer, request};
 use crate::netlink::{What, ask};
 
 /// A socket's cookie and its backend → the frontend that it believes it talks to.
@@ -76,7 +76,7 @@ fn elsewhere<T: Send>(what: impl FnOnce() -> Option<T> + Send) -> Option<T> {
 fn list(connected: &Connected, found: &mut BTreeMap<([u32; 2], u8), Open>) {
     for family in [libc::AF_INET, libc::AF_INET6] {
         for protocol in [TCP, UDP] {
-            let question = request_of(family, protocol, OPEN, &[0; ID_LEN]);
+            let question = request(family, protocol, OPEN, &[0; ID_LEN]);
             // A kernel without these diagnostics has none to tell.
             let Ok(listed) = ask(
                 SockProtocol::NetlinkSockDiag,

@@ -32,12 +32,9 @@ impl Counters {
         let traffic = || {
             let per_cpu = self.traffic.get(&at, 0);
             let per_cpu = per_cpu.map_err(failing("read", "TRAFFIC"))?;
-            Ok::<_, Error>(per_cpu.iter().fold(Traffic::default(), |sum, cpu| Traffic {
-                packets_in: sum.packets_in.wrapping_add(cpu.packets_in),
-                bytes_in: sum.bytes_in.wrapping_add(cpu.bytes_in),
-                packets_out: sum.packets_out.wrapping_add(cpu.packets_out),
-                bytes_out: sum.bytes_out.wrapping_add(cpu.bytes_out),
-            }))
+            let mut sum = Traffic::default();
+            per_cpu.iter().for_each(|cpu| sum.add(cpu));
+            Ok::<_, Error>(sum)
         };
         // While the agent that was told to count is only just starting, the map is the old one's.
         let counts = flags & node_flags::COUNTS_TRAFFIC != 0 && at < self.traffic.len();

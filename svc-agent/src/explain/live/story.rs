@@ -331,10 +331,15 @@ impl<'a> Story<'a> {
         backend: SocketAddr,
         cookie: Option<[u32; 2]>,
     ) -> Result<Option<sockets::Open>> {
-        let mut connected = self.pinned.connected_sockets()?;
-        connected.retain(|(of, to), frontend| {
-            *to == backend && *frontend == self.asked.to && cookie.is_none_or(|c| c == *of)
-        });
+        let connected = match cookie {
+            // Known to be one; the map need not be read again.
+            Some(cookie) => [((cookie, backend), self.asked.to)].into(),
+            None => {
+                let mut all = self.pinned.connected_sockets()?;
+                all.retain(|(_, to), frontend| *to == backend && *frontend == self.asked.to);
+                all
+            }
+        };
         if connected.is_empty() {
             return Ok(None);
         }
