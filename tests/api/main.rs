@@ -7,9 +7,6 @@ mod chart;
 mod events;
 mod look;
 mod metrics;
-mod objects;
-mod prepare;
-mod server;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -22,6 +19,7 @@ use kube::api::ListParams;
 use objects::{CLUSTER_IPS, NODE_PORTS, create_service, delete_service, set_endpoints};
 use prepare::prepare;
 use server::ApiServer;
+use svc_tests::apiserver::{objects, prepare, server};
 use xtask::agents::{Agent, eventually, start_agents};
 use xtask::topology::{NODES, Options, PODS, Topology};
 use xtask::traffic::{Outcome, Probe, Protocol, Running, spread, start_server};

@@ -1,31 +1,17 @@
 //! What `/metrics` says of the API: how long changes take, and how the watches do.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
-
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
-use xtask::agents::eventually;
-use xtask::topology::in_namespace;
+use xtask::agents::{eventually, metric};
 
 use crate::objects::{create_service, set_endpoints};
 use crate::{Cluster, SOON, topology};
 
 /// The value of a series at node1's agent.
 fn value(cluster: &Cluster<'_>, series: &str) -> Option<f64> {
-    let node = cluster.topology.place("node1").namespace_file();
-    let text = in_namespace(&node, || {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, 10249))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })
-    .unwrap();
-    let found = text.lines().find_map(|line| line.strip_prefix(series));
-    found.and_then(|value| value.trim().parse().ok())
+    metric(cluster.topology, "node1", series).unwrap()
 }
 
 /// Changes the slice of IPv4 as its controller would.

@@ -16,19 +16,6 @@ use crate::lab::{Lab, TCP_PORT, UDP_PORT};
 use crate::paths::Way;
 use crate::wire::{counted, udp_ways};
 
-/// Whose tunnels are to be believed.
-pub const NODES: &str = "\
-apiVersion: v1
-kind: Node
-metadata: {name: node1}
-status: {addresses: [{type: InternalIP, address: 172.18.0.11}, {type: InternalIP, address: 'fd00:18::11'}]}
----
-apiVersion: v1
-kind: Node
-metadata: {name: node2}
-status: {addresses: [{type: InternalIP, address: 172.18.0.12}, {type: InternalIP, address: 'fd00:18::12'}]}
-";
-
 const DSR: &[&str] = &["dsr_ipip", "dsr_geneve"];
 
 pub const CASES: &[Case] = &[

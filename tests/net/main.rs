@@ -12,7 +12,6 @@ mod facts;
 mod follow;
 mod gone;
 mod inspect;
-mod lab;
 mod life;
 mod odd;
 mod past;
@@ -34,6 +33,7 @@ use std::sync::{Arc, Mutex};
 use lab::{Lab, Setting};
 use libtest_mimic::{Arguments, Failed, Trial};
 use paths::Way;
+use svc_tests::lab;
 use xtask::topology::Cni;
 
 const SETTINGS: [Setting; 9] = [

@@ -2,11 +2,6 @@
 //! controllers; the real kube-proxy side by side, and before and after on one node;
 //! the real CoreDNS behind its Service.
 
-#[path = "../api/prepare.rs"]
-mod prepare;
-#[path = "../api/server.rs"]
-mod server;
-
 mod cluster;
 mod dns;
 mod kube_proxy;
@@ -22,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cluster::Cluster;
 use libtest_mimic::{Arguments, Failed, Trial};
 use scene::Scene;
+use svc_tests::apiserver::{prepare, server};
 
 pub struct Scenario {
     pub name: &'static str,

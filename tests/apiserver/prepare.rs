@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use xtask::topology::{NODES, Topology};
 
-use crate::server::ApiServer;
+use super::server::ApiServer;
 
 const MANIFEST: &str = include_str!("../../deploy/svcplane.yaml");
 

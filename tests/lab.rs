@@ -1,5 +1,7 @@
 //! Two nodes with agents, four pods with servers, and what a test asks of them.
 
+mod way;
+
 use std::cell::Cell;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -7,16 +9,17 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use crate::dsr;
 use anyhow::{Context, Result, bail, ensure};
 use svc_agent::config::Output as Format;
 use svc_agent::dataplane::Pinned;
 use svc_agent::inspect::{self, Filter, Snapshot};
 use xtask::agents::{Agent, eventually, start_agents};
-use xtask::topology::{Cni, NODES, Options, PODS, Topology, in_namespace};
+use xtask::topology::{Cni, NODES, Options, Topology, in_namespace};
 use xtask::traffic::{
     Answer, Conversation, Outcome, Probe, Protocol, Running, spread, start_server,
 };
+
+pub use way::{PODS, Way};
 
 /// How the agents of a lab are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub struct Setting {
 }
 
 /// As the lab starts with them.
-const MANIFESTS: &str = include_str!("services.yaml");
+pub const MANIFESTS: &str = include_str!("lab/services.yaml");
 
 pub const TCP_PORT: u16 = 8080;
 pub const UDP_PORT: u16 = 5353;
@@ -56,9 +59,9 @@ impl Lab {
         fs::create_dir_all(&manifests)?;
         fs::write(manifests.join("services.yaml"), MANIFESTS)?;
         if setting.dsr != "off" {
-            fs::write(manifests.join("nodes.yaml"), dsr::NODES)?;
+            fs::write(manifests.join("nodes.yaml"), include_str!("lab/nodes.yaml"))?;
         }
-        let mut servers: Vec<Running> = PODS
+        let mut servers: Vec<Running> = xtask::topology::PODS
             .iter()
             .map(|pod| start_server(&topology, pod, pod, &[TCP_PORT], &[UDP_PORT]))
             .collect::<Result<_>>()?;

@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use xtask::topology::Topology;
 
-use crate::server::ApiServer;
+use super::server::ApiServer;
 
 pub const CLUSTER_IPS: [&str; 2] = ["10.96.0.50", "fd00:96::50"];
 pub const NODE_PORTS: [u16; 2] = [30080, 30053];

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -24,7 +24,7 @@ const PORT: u16 = 6443;
 pub struct ApiServer<'a> {
     topology: &'a Topology,
     dir: PathBuf,
-    _etcd: Running,
+    etcd: Option<Running>,
     process: Option<Running>,
     address: Ipv4Addr,
 }
@@ -40,16 +40,11 @@ impl<'a> ApiServer<'a> {
         let [private, public] = signing_keys()?;
         fs::write(dir.join("sa.key"), private)?;
         fs::write(dir.join("sa.pub"), public)?;
-        let mut etcd = topology.command("lan", asset("etcd")?)?;
-        etcd.arg("--unsafe-no-fsync")
-            .arg("--data-dir")
-            .arg(dir.join("etcd"));
-        let etcd = spawn(etcd, &dir.join("etcd.log"))?;
         let address = topology.place("lan").v4;
         let mut server = Self {
             topology,
             dir,
-            _etcd: etcd,
+            etcd: None,
             process: None,
             address,
         };
@@ -60,6 +55,7 @@ impl<'a> ApiServer<'a> {
     /// Starts kube-apiserver on this address of the LAN namespace, and waits until it is ready.
     pub fn start_at(&mut self, address: Ipv4Addr) -> Result<()> {
         self.kill();
+        self.start_etcd()?;
         self.address = address;
         let mut command = self.topology.command("lan", asset("kube-apiserver")?)?;
         let flag = |name: &str, path: &Path| format!("--{name}={}", path.display());
@@ -92,9 +88,37 @@ impl<'a> ApiServer<'a> {
         Ok(())
     }
 
+    /// Unless it runs.
+    fn start_etcd(&mut self) -> Result<()> {
+        if self.etcd.is_none() {
+            let mut etcd = self.topology.command("lan", asset("etcd")?)?;
+            etcd.arg("--unsafe-no-fsync")
+                .arg("--data-dir")
+                .arg(self.dir.join("etcd"));
+            self.etcd = Some(spawn(etcd, &self.dir.join("etcd.log"))?);
+        }
+        Ok(())
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// Copies what etcd has. The API server is away meanwhile.
+    pub fn back_up(&mut self) -> Result<()> {
+        self.kill();
+        self.etcd = None;
+        copy(&self.dir.join("etcd"), &self.dir.join("backup"))?;
+        self.start_at(self.address)
+    }
+
+    /// Goes back to the copy: resource versions begin again at an earlier one.
+    pub fn restore(&mut self) -> Result<()> {
+        self.kill();
+        self.etcd = None;
+        copy(&self.dir.join("backup"), &self.dir.join("etcd"))?;
+        self.start_at(self.address)
     }
 
     /// Does something with a client that may do everything.
@@ -111,12 +135,7 @@ impl<'a> ApiServer<'a> {
         token: &str,
         work: impl FnOnce(Client) -> F + Send,
     ) -> Result<T> {
-        let mut config = Config::new(format!("https://{}:{PORT}", self.address).parse()?);
-        config.accept_invalid_certs = true;
-        config.auth_info = AuthInfo {
-            token: Some(token.to_owned().into()),
-            ..AuthInfo::default()
-        };
+        let mut config = self.config(token)?;
         config.read_timeout = Some(Duration::from_secs(10));
         in_namespace(&self.topology.place("lan").namespace_file(), || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -124,6 +143,17 @@ impl<'a> ApiServer<'a> {
                 .build()?;
             runtime.block_on(async { work(Client::try_from(config)?).await })
         })
+    }
+
+    /// What a client with this token needs, inside the LAN namespace.
+    pub fn config(&self, token: &str) -> Result<Config> {
+        let mut config = Config::new(format!("https://{}:{PORT}", self.address).parse()?);
+        config.accept_invalid_certs = true;
+        config.auth_info = AuthInfo {
+            token: Some(token.to_owned().into()),
+            ..AuthInfo::default()
+        };
+        Ok(config)
     }
 
     /// A token of the agent's ServiceAccount, as a pod would have it.
@@ -174,11 +204,21 @@ impl<'a> ApiServer<'a> {
     }
 }
 
+/// A folder in place of what was there.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to).with_context(|| format!("cannot remove {}", to.display()))?;
+    }
+    let status = Command::new("cp").arg("-r").args([from, to]).status()?;
+    anyhow::ensure!(status.success(), "cannot copy {}", from.display());
+    Ok(())
+}
+
 pub fn get(path: &str) -> Result<http::Request<Vec<u8>>> {
     Ok(http::Request::get(path).body(Vec::new())?)
 }
 
-pub fn spawn(mut command: std::process::Command, log: &Path) -> Result<Running> {
+pub fn spawn(mut command: Command, log: &Path) -> Result<Running> {
     let log = File::options().create(true).append(true).open(log)?;
     command
         .stdin(Stdio::null())
