@@ -7,9 +7,11 @@ pub mod cleanup;
 mod error;
 mod events;
 mod flows;
+mod layout;
 mod links;
 mod look;
 mod maps;
+mod renewal;
 mod self_test;
 pub mod settings;
 mod sys;
@@ -18,7 +20,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use aya::maps::{DevMapHash, MapData, MapInfo};
 use aya::{Ebpf, EbpfLoader};
@@ -40,23 +41,20 @@ use crate::inspect::{Affinities, Flows, Snapshot};
 use crate::plan::{Capacities, Changes};
 use crate::tally::Counts;
 use maps::{Filters, Maps};
+use renewal::Renewal;
 
 /// The eBPF object, built from svc-ebpf by the build script.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/svc-ebpf"));
 
-/// The layout of the pinned maps. A change of layout is a new folder.
+/// The layout of the folder of pins. A change of the maps' is found by looking at them.
 const VERSION: &str = "v1";
-
-/// Sizes of keys and values by a map's name.
-type Layout = BTreeMap<String, (u32, u32)>;
 
 /// The address of each device and family, by (ifindex, is IPv6); index 0 is the node itself.
 pub type DeviceAddresses = BTreeMap<(u32, bool), IpAddr>;
 
 /// The loaded programs and their maps.
 pub struct Dataplane {
-    /// Of the pinned maps.
-    folder: PathBuf,
+    renewal: Renewal,
     ebpf: Ebpf,
     maps: Maps,
     filters: Filters,
@@ -83,10 +81,10 @@ impl Dataplane {
                 },
             })?;
         }
-        check_layout(&maps)?;
+        let renewal = Renewal::begin(&maps)?;
         let mut loader = EbpfLoader::new();
-        for (name, path) in pins(root) {
-            loader.map_pin_path(name, path);
+        for name in maps::PINNED {
+            loader.map_pin_path(name, renewal.pin(name));
         }
         let traffic = match counted & counted::TRAFFIC {
             0 => 1,
@@ -108,11 +106,10 @@ impl Dataplane {
             name: "XDP_DEVICES",
             cause,
         })?;
-        let folder = maps;
         let maps = Maps::take(&mut ebpf)?;
         let filters = Filters::take(&mut ebpf, &maps)?;
         Ok(Self {
-            folder,
+            renewal,
             ebpf,
             maps,
             filters,
@@ -127,7 +124,20 @@ impl Dataplane {
 
     /// How many entries the pinned maps have room for.
     pub fn capacities(&self) -> Result<Capacities, Error> {
-        capacities(&self.folder)
+        capacities(|name| self.renewal.pin(name))
+    }
+
+    /// Whether the programs that run are still those of another version, with maps of their own. Until
+    /// [`Self::take_the_place`] nothing is to be attached.
+    pub fn is_beside(&self) -> bool {
+        self.renewal.is_under_way()
+    }
+
+    /// All is attached: what the other version had is let go of.
+    pub fn take_the_place(&mut self) -> Result<(), Error> {
+        self.renewal.end()?;
+        // What the flows know of their backends is from the other maps.
+        self.end_epoch()
     }
 
     /// Writes changes in their order.
@@ -225,8 +235,8 @@ impl Dataplane {
     }
 }
 
-fn capacities(folder: &Path) -> Result<Capacities, Error> {
-    let entries = |name| Ok::<_, Error>(pinned_info(folder, name)?.max_entries());
+fn capacities(pin: impl Fn(&'static str) -> PathBuf) -> Result<Capacities, Error> {
+    let entries = |name| Ok::<_, Error>(pinned_info(&pin(name), name)?.max_entries());
     Ok(Capacities {
         frontends: entries("FRONTENDS_V4")?,
         addresses: entries("ADDRESSES_V4")?,
@@ -269,7 +279,7 @@ pub struct Pinned {
 impl Pinned {
     pub fn open(root: &Path) -> Result<Self, Error> {
         let folder = pinned_maps(root)?;
-        check_layout(&folder)?;
+        layout::check(&folder)?;
         Ok(Self {
             maps: Maps::take(&mut folder.as_path())?,
             folder: root.join(VERSION),
@@ -358,22 +368,10 @@ pub fn is_bpffs(path: &Path) -> bool {
         .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC)
 }
 
-/// The sizes of our maps' keys and values. Read once: the object takes tens of MB while it is parsed.
-fn layout() -> Result<&'static Layout, Error> {
-    static LAYOUT: OnceLock<Layout> = OnceLock::new();
-    if let Some(layout) = LAYOUT.get() {
-        return Ok(layout);
-    }
-    let object = aya_obj::Object::parse(OBJECT).map_err(|e| Error::Load(e.into()))?;
-    let maps = object.maps.into_iter();
-    let sizes = maps.map(|(name, map)| (name, (map.key_size(), map.value_size())));
-    Ok(LAYOUT.get_or_init(|| sizes.collect()))
-}
-
 /// Lets go of a pinned map that has another size than it is to have from now on.
 fn resize(folder: &Path, name: &'static str, entries: u32) -> Result<(), Error> {
     let path = folder.join(name);
-    if !path.exists() || pinned_info(folder, name)?.max_entries() == entries {
+    if !path.exists() || pinned_info(&path, name)?.max_entries() == entries {
         return Ok(());
     }
     fs::remove_file(&path).map_err(|cause| Error::Pin {
@@ -383,34 +381,8 @@ fn resize(folder: &Path, name: &'static str, entries: u32) -> Result<(), Error> 
     })
 }
 
-/// Refuses pinned maps whose keys or values are of other sizes than ours.
-fn check_layout(folder: &Path) -> Result<(), Error> {
-    let layout = layout()?;
-    for name in maps::PINNED {
-        let path = folder.join(name);
-        if !path.exists() {
-            continue;
-        }
-        let Some(&expected) = layout.get(name) else {
-            return Err(Error::Missing(name));
-        };
-        let found = pinned_info(folder, name)?;
-        let found = (found.key_size(), found.value_size());
-        if found != expected {
-            let sizes =
-                |(key, value): (u32, u32)| format!("{key}-byte keys and {value}-byte values");
-            return Err(Error::Layout {
-                path,
-                found: sizes(found),
-                expected: sizes(expected),
-            });
-        }
-    }
-    Ok(())
-}
-
-fn pinned_info(folder: &Path, name: &'static str) -> Result<MapInfo, Error> {
-    MapInfo::from_pin(folder.join(name)).map_err(|cause| Error::Map {
+fn pinned_info(path: &Path, name: &'static str) -> Result<MapInfo, Error> {
+    MapInfo::from_pin(path).map_err(|cause| Error::Map {
         what: "inspect pinned",
         name,
         cause,

@@ -168,7 +168,9 @@ impl<'a> Agent<'a> {
         if options.takeover {
             start::take_over(&mut dataplane)?;
         }
-        start::attach_sockets(options, &mut dataplane)?;
+        if !dataplane.is_beside() {
+            start::attach_sockets(options, &mut dataplane)?;
+        }
         tokio::spawn(bound::watch(
             options.bpf_root.clone(),
             options.protect_node_ports,
@@ -276,6 +278,13 @@ impl<'a> Agent<'a> {
         if std::mem::take(&mut self.sweep) {
             self.sockets.wake();
         }
+        if self.reconciler.cluster.synced()
+            && self.dataplane.is_beside()
+            && let Err(error) = self.take_the_place()
+        {
+            tracing::error!("{error:#}; trying again in {} s", RETRY.as_secs());
+            return self.fail();
+        }
         let complete = self.synced || self.reattach.is_none();
         if self.reconciler.cluster.synced() && complete {
             self.test_itself();
@@ -378,6 +387,15 @@ impl<'a> Agent<'a> {
             self.reconciler.pack();
         }
         rest::give_memory_back();
+    }
+
+    /// Swaps the programs of another version, whose maps are others, now that ours say all that is wanted.
+    fn take_the_place(&mut self) -> Result<()> {
+        start::attach_sockets(self.options, &mut self.dataplane)?;
+        self.put_programs();
+        self.dataplane.take_the_place()?;
+        tracing::info!("the other version's programs and maps are replaced");
+        Ok(())
     }
 
     fn fail(&mut self) {

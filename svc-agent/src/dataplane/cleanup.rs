@@ -52,6 +52,7 @@ pub fn cleanup(root: &Path, procfs: &Path) -> Removal {
         for (kind, remove) in [
             ("links", links::remove as fn(&Path) -> Result<(), Error>),
             ("maps", unpin),
+            ("next", unpin),
         ] {
             for path in removal.entries(&version.join(kind)) {
                 let outcome = remove(&path);
@@ -67,7 +68,7 @@ pub fn cleanup(root: &Path, procfs: &Path) -> Removal {
             removal.took(path, outcome);
         }
         // What is not empty has been named.
-        for kind in ["links", "maps", "settings"] {
+        for kind in ["links", "maps", "next", "settings"] {
             let _ = fs::remove_dir(version.join(kind));
         }
         let _ = fs::remove_dir(&version);
@@ -167,7 +168,7 @@ fn in_kernel(versions: &[PathBuf]) -> [BTreeSet<u32>; 3] {
             .flat_map(|folder| links::entries(&folder).unwrap_or_default())
             .collect()
     };
-    let mut maps: BTreeSet<u32> = [pins("maps"), pins("settings")]
+    let mut maps: BTreeSet<u32> = [pins("maps"), pins("next"), pins("settings")]
         .concat()
         .into_iter()
         .filter_map(|pin| Some(MapInfo::from_pin(pin).ok()?.id()))

@@ -36,6 +36,10 @@ pub enum Error {
         found: String,
         expected: String,
     },
+    #[error(
+        "cannot read the pinned map {path} ({cause}); its traffic goes on. Run `svc-agent cleanup` to start anew"
+    )]
+    Unreadable { path: PathBuf, cause: String },
     #[error("cannot {what} {path}: {cause}")]
     Pin {
         what: &'static str,

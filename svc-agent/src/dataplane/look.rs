@@ -68,6 +68,6 @@ impl Pinned {
 
     /// How many entries the maps have room for.
     pub fn capacities(&self) -> Result<Capacities, Error> {
-        super::capacities(&self.folder.join("maps"))
+        super::capacities(|name| self.folder.join("maps").join(name))
     }
 }

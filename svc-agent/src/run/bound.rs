@@ -17,8 +17,12 @@ const WATCHED: [Reason; 3] = [
 
 /// Looks at the counters now and then.
 pub(super) async fn watch(root: PathBuf, refused: bool) {
-    let Ok(pinned) = Pinned::open(&root) else {
-        return;
+    // Not while another version's maps are still there.
+    let pinned = loop {
+        match Pinned::open(&root) {
+            Ok(pinned) => break pinned,
+            Err(_) => tokio::time::sleep(EVERY).await,
+        }
     };
     let mut known = counts(&pinned).unwrap_or_default();
     loop {

@@ -57,8 +57,17 @@ impl Agent<'_> {
         node_ips(self.options, &self.reconciler.cluster, &self.devices)
     }
 
-    /// Puts the programs where the devices are now.
+    /// Puts the programs where the devices are now, unless another version's go on there until ours know all that is wanted.
     pub(super) fn attach(&mut self) {
+        if self.dataplane.is_beside() {
+            self.other_node = true;
+            self.attached_for = self.node_ips();
+            return;
+        }
+        self.put_programs();
+    }
+
+    pub(super) fn put_programs(&mut self) {
         self.other_node = true;
         let node_ips = self.node_ips();
         let addresses = node::device_addresses(&self.devices, &node_ips);
