@@ -16,6 +16,7 @@ use crate::topology::{Topology, in_namespace};
 use crate::traffic::Running;
 
 const HEALTHZ: u16 = 10256;
+const METRICS: u16 = 10249;
 /// Verifying the programs takes seconds of a CPU, and others may have it.
 const BUSY: Duration = Duration::from_secs(90);
 
@@ -111,6 +112,23 @@ pub fn healthy(topology: &Topology, node: &str) -> bool {
         Ok(status)
     });
     answer.is_ok_and(|status| status == *b"HTTP/1.1 200")
+}
+
+/// The value of a series, labels and all, that the node's agent tells; None: it tells of no such series.
+pub fn metric(topology: &Topology, node: &str, series: &str) -> Result<Option<f64>> {
+    let text = in_namespace(&topology.place(node).namespace_file(), || {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, METRICS))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })
+    .with_context(|| format!("cannot ask for the metrics of {node}"))?;
+    let mut lines = text.lines();
+    let found = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    Ok(found.and_then(|value| value.trim().parse().ok()))
 }
 
 /// Asks again until it holds.

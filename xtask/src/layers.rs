@@ -24,10 +24,19 @@ pub enum Layer {
     Net,
     /// A real API server, and the real controllers, kube-proxy and CoreDNS with it.
     Api,
+    /// Faults injected into the real thing under load.
+    Faults,
 }
 
 impl Layer {
-    const ALL: [Self; 5] = [Self::Host, Self::Golden, Self::Kernel, Self::Net, Self::Api];
+    const ALL: [Self; 6] = [
+        Self::Host,
+        Self::Golden,
+        Self::Kernel,
+        Self::Net,
+        Self::Api,
+        Self::Faults,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -36,7 +45,16 @@ impl Layer {
             Self::Kernel => "kernel",
             Self::Net => "net",
             Self::Api => "api",
+            Self::Faults => "faults",
         }
+    }
+
+    fn needs_root(self) -> bool {
+        !matches!(self, Self::Host | Self::Golden)
+    }
+
+    fn needs_assets(self) -> bool {
+        matches!(self, Self::Api | Self::Faults)
     }
 
     fn has(self, artifact: &Artifact) -> bool {
@@ -59,6 +77,9 @@ pub struct TestArgs {
     /// Only these layers.
     #[arg(long)]
     layer: Vec<Layer>,
+    /// Also the long forms of tests, which take minutes each.
+    #[arg(long)]
+    long: bool,
     /// Only tests whose name contains this.
     filter: Option<String>,
 }
@@ -91,12 +112,8 @@ impl std::fmt::Display for Counts {
 pub fn test(args: &TestArgs) -> Result<ExitCode> {
     let wanted = |layer: &Layer| args.layer.is_empty() || args.layer.contains(layer);
     let layers: Vec<_> = Layer::ALL.into_iter().filter(wanted).collect();
-    if layers
-        .iter()
-        .any(|layer| matches!(layer, Layer::Kernel | Layer::Net | Layer::Api))
-        && !nix::unistd::geteuid().is_root()
-    {
-        bail!("the layers kernel, net and api need root; without it: --layer host --layer golden");
+    if layers.iter().any(|layer| layer.needs_root()) && !nix::unistd::geteuid().is_root() {
+        bail!("this needs root; without it: --layer host --layer golden");
     }
     setup()?;
     let exe = std::env::current_exe().context("cannot find this executable")?;
@@ -109,7 +126,8 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
         // kube-proxy's, which svcplane is compared with.
         apt_install(&["nftables"])?;
     }
-    let mut api = layers.contains(&Layer::Api).then(|| in_background(target));
+    let needed = layers.iter().any(|layer| layer.needs_assets());
+    let mut assets = needed.then(|| in_background(target));
     let mut build = cargo();
     build
         .args(["build", "--quiet", "--all-targets"])
@@ -119,12 +137,12 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
     let (mut total, mut failures) = (Counts::default(), Vec::new());
     for layer in layers {
         let start = Instant::now();
-        if let Some(assets) = api.take_if(|_| layer == Layer::Api) {
+        if let Some(assets) = assets.take_if(|_| layer.needs_assets()) {
             assets
                 .join()
                 .map_err(|_| anyhow!("building the API server panicked"))??;
         }
-        let counts = run_layer(layer, &built, args.filter.as_deref(), &mut failures)?;
+        let counts = run_layer(layer, &built, args, &mut failures)?;
         println!(
             "{:<7} {counts} in {:.1} s",
             layer.name(),
@@ -163,9 +181,10 @@ fn in_background(target: PathBuf) -> JoinHandle<Result<()>> {
 fn run_layer(
     layer: Layer,
     built: &[Artifact],
-    filter: Option<&str>,
+    args: &TestArgs,
     failures: &mut Vec<String>,
 ) -> Result<Counts> {
+    let filter = args.filter.as_deref();
     let mut counts = Counts::default();
     let binaries = built
         .iter()
@@ -177,6 +196,7 @@ fn run_layer(
         let mut command = Command::new(&artifact.executable);
         command
             .arg("--show-output")
+            .args(args.long.then_some("--include-ignored"))
             .args(filter)
             .current_dir(&artifact.package);
         command

@@ -1,4 +1,4 @@
-//! One long conversation on one socket: `xtask talk tcp 10.96.0.10:80` sends a line for each line of its stdin and
+//! Long conversations, each on one socket: `xtask talk tcp 10.96.0.10:80` sends a line for each line of its stdin and
 //! prints what became of it. It shows what established connections live through.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -23,6 +23,9 @@ pub struct TalkArgs {
     /// Name the server in every datagram, instead of connecting the socket.
     #[arg(long)]
     unconnected: bool,
+    /// So many conversations, each of which says every line.
+    #[arg(long, default_value_t = 1)]
+    sockets: usize,
 }
 
 /// Sends one line, and awaits its answer.
@@ -30,16 +33,20 @@ type Talker = Box<dyn FnMut(&str) -> io::Result<Outcome>>;
 
 pub fn talk(args: &TalkArgs) -> Result<()> {
     let timeout = Duration::from_millis(args.timeout_ms);
-    let mut line: Talker = match args.protocol {
-        Protocol::Tcp => tcp(args.to, timeout)?,
-        Protocol::Udp if args.unconnected => unconnected(args.to, timeout)?,
-        Protocol::Udp => udp(args.to, timeout)?,
+    let open = || match args.protocol {
+        Protocol::Tcp => tcp(args.to, timeout),
+        Protocol::Udp if args.unconnected => unconnected(args.to, timeout),
+        Protocol::Udp => udp(args.to, timeout),
     };
+    let mut talkers: Vec<Talker> = (0..args.sockets).map(|_| open()).collect::<Result<_>>()?;
     let mut out = io::stdout().lock();
     for text in io::stdin().lock().lines() {
-        let start = Instant::now();
-        let outcome = line(&text?).unwrap_or_else(|error| outcome_of(&error));
-        Answer::since(start, outcome).print(&mut out)?;
+        let text = text?;
+        for line in &mut talkers {
+            let start = Instant::now();
+            let outcome = line(&text).unwrap_or_else(|error| outcome_of(&error));
+            Answer::since(start, outcome).print(&mut out)?;
+        }
     }
     Ok(())
 }
@@ -102,8 +109,9 @@ fn first_line(datagram: &[u8]) -> &[u8] {
     end.map_or(datagram, |end| &datagram[..=end])
 }
 
-/// A running `talk`.
+/// A running `talk` of one conversation or several.
 pub struct Conversation {
+    sockets: usize,
     _process: Running,
     stdin: ChildStdin,
     answers: io::Lines<BufReader<ChildStdout>>,
@@ -117,7 +125,32 @@ impl Conversation {
         protocol: Protocol,
         to: SocketAddr,
     ) -> Result<Self> {
-        Self::start(topology, from, &[&protocol.to_string(), &to.to_string()])
+        Self::crowd(topology, from, protocol, to, 1)
+    }
+
+    /// Opens so many at once; answers of [`Conversation::say_all`] may take seconds.
+    pub fn crowd(
+        topology: &Topology,
+        from: &str,
+        protocol: Protocol,
+        to: SocketAddr,
+        sockets: usize,
+    ) -> Result<Self> {
+        let timeout = if sockets > 1 { "5000" } else { "1000" };
+        let (protocol, to) = (protocol.to_string(), to.to_string());
+        let args = [
+            &protocol,
+            &to,
+            "--sockets",
+            &sockets.to_string(),
+            "--timeout-ms",
+            timeout,
+        ];
+        let conversation = Self::start(topology, from, &args)?;
+        Ok(Self {
+            sockets,
+            ..conversation
+        })
     }
 
     /// By a UDP socket that is not connected.
@@ -142,6 +175,7 @@ impl Conversation {
             .take()
             .context("the conversation has no stdout")?;
         Ok(Self {
+            sockets: 1,
             _process: Running(child),
             stdin,
             answers: BufReader::new(stdout).lines(),
@@ -150,9 +184,23 @@ impl Conversation {
 
     /// Sends a line and awaits its answer.
     pub fn say(&mut self) -> Result<Answer> {
+        self.ask()?;
+        self.answer()
+    }
+
+    /// Sends a line by every socket and awaits the answers.
+    pub fn say_all(&mut self) -> Result<Vec<Answer>> {
+        self.ask()?;
+        (0..self.sockets).map(|_| self.answer()).collect()
+    }
+
+    fn ask(&mut self) -> Result<()> {
         self.stdin
             .write_all(b"still there?\n")
-            .context("the conversation has ended")?;
+            .context("the conversation has ended")
+    }
+
+    fn answer(&mut self) -> Result<Answer> {
         self.answers
             .next()
             .context("the conversation has ended")??
