@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use crate::config::{Check, HostRouting, Xdp};
-use crate::dataplane;
+use crate::dataplane::{self, OwnPrograms};
 use crate::node::{
     Devices, Reached, Selection, SnatPorts, Watch, default_addresses, strictly_filtered,
 };
+use crate::privileges::{Capability, Held, Set, TO_START};
 use crate::realtime;
 use crate::rivals;
 use crate::routing::{self, Facts};
@@ -66,11 +67,36 @@ pub fn check(options: &Check) -> Result<()> {
     Ok(())
 }
 
+/// Whether the programs can be loaded with what is held here.
 fn privileges() -> Finding {
-    match must_be_root() {
-        Ok(()) => Good("running as root".into()),
-        Err(error) => Bad(error.to_string()),
+    if let Err(error) = must_be_root() {
+        return Bad(error.to_string());
     }
+    let held = match Held::read() {
+        Ok(held) => held,
+        Err(error) => return Warning(format!("capabilities cannot be read: {error}")),
+    };
+    let missing = missing(held.effective);
+    if missing.is_empty() {
+        Good(format!(
+            "running as root, with capabilities: {}",
+            held.effective
+        ))
+    } else {
+        Bad(format!(
+            "running as root without the capabilities {}: add them to the container's, see docs/deploy.md",
+            missing.join(", ")
+        ))
+    }
+}
+
+/// SYS_ADMIN has in it what BPF and PERFMON were made of.
+fn missing(held: Set) -> Vec<&'static str> {
+    let stands_in = |wanted| wanted != Capability::NET_ADMIN && held.has(Capability::SYS_ADMIN);
+    let missing = TO_START
+        .into_iter()
+        .filter(|wanted| !held.has(*wanted) && !stands_in(*wanted));
+    missing.map(Capability::name).collect()
 }
 
 fn kernel() -> Finding {
@@ -191,7 +217,11 @@ fn devices(options: &Check) -> Vec<Finding> {
         )));
     }
     let hooks = selection.hooks(&devices, &node, Xdp::Off);
-    let verdict = routing::verdict(HostRouting::Auto, false, &Facts::read(&devices, &hooks));
+    let verdict = routing::verdict(
+        HostRouting::Auto,
+        false,
+        &Facts::read(&devices, &hooks, &OwnPrograms::default()),
+    );
     findings.push(Good(format!("packets will go {}", verdict.why)));
     findings
 }
@@ -229,4 +259,18 @@ fn other_proxies() -> Vec<Finding> {
     }
     found.extend(rivals::taken_ports().into_iter().map(Warning));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capability_that_is_missing_is_named() {
+        let only = |capabilities: &[Capability]| capabilities.iter().copied().collect::<Set>();
+        assert_eq!(missing(only(&[])), ["BPF", "NET_ADMIN", "PERFMON"]);
+        assert_eq!(missing(only(&TO_START)), [""; 0]);
+        let instead = only(&[Capability::SYS_ADMIN]);
+        assert_eq!(missing(instead), ["NET_ADMIN"]);
+    }
 }

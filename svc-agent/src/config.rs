@@ -7,6 +7,7 @@ mod file;
 mod glob;
 mod look;
 mod monitor;
+mod privileges;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use duration::Seconds;
 pub use glob::Glob;
 pub use look::{Describe, Described, Diff, Explain, Form, Look};
 pub use monitor::{Monitor, Stream};
+pub use privileges::Privileges;
 pub use settings::Settings;
 pub use top::{SortBy, Top, Topped};
 
@@ -190,6 +192,9 @@ pub struct Run {
     /// Remove the dataplane at exit.
     #[arg(long)]
     pub unload_on_exit: bool,
+    /// Which of its rights the agent keeps once its programs are attached.
+    #[arg(long, value_enum, default_value_t = Privileges::Drop)]
+    pub privileges: Privileges,
     /// Every flag with its value, for people.
     #[arg(skip)]
     pub settings: Settings,
@@ -199,6 +204,11 @@ impl Run {
     /// What endpoints call this node: the flag or NODE_NAME, else the host's name, in lower case as kubelet writes it.
     pub fn node_name(&self) -> Result<String, std::io::Error> {
         node_name(self.hostname_override.as_deref())
+    }
+
+    /// Whether UDP sockets may be connected to backends in network namespaces other than the node's own, and be entered.
+    pub fn reaches_into_pods(&self) -> bool {
+        self.socket_lb == SocketLb::All
     }
 }
 

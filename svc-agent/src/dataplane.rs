@@ -11,6 +11,7 @@ mod layout;
 mod links;
 mod look;
 mod maps;
+mod own;
 mod renewal;
 mod self_test;
 pub mod settings;
@@ -31,9 +32,10 @@ pub use cleanup::{Removal, cleanup};
 pub use error::Error;
 pub use events::{Events, Watched};
 pub use flows::FlowTable;
-pub use links::{BIND_HOOKS, Hook, SOCKET_HOOKS, XdpMode, has_other_tcx, load_program};
+pub use links::{BIND_HOOKS, Hook, SOCKET_HOOKS, XdpMode, load_program};
 pub use look::Attached;
 pub use maps::{Census, Deserted};
+pub use own::OwnPrograms;
 
 use crate::connections::Connections;
 use crate::conntrack::Connection;
@@ -219,6 +221,11 @@ impl Dataplane {
             self_test::run::<V4>(&self.ebpf, v4),
             self_test::run::<V6>(&self.ebpf, v6),
         ]
+    }
+
+    /// The programs that this agent has loaded.
+    pub fn own_programs(&self) -> OwnPrograms {
+        OwnPrograms::of(&self.ebpf)
     }
 
     /// What is attached where; the devices by name.

@@ -10,9 +10,12 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 pub use http::Answer;
 use http::{Answers, Asked, Paths, accept};
@@ -165,12 +168,7 @@ pub async fn serve_metrics(
     addr: SocketAddr,
     pages: Arc<Pages>,
 ) -> Result<impl Future<Output = ()>, Error> {
-    let get = move |asked: Asked| {
-        let pages = pages.clone();
-        // Maps are read for it, which others shall not wait for.
-        let answer = tokio::task::spawn_blocking(move || pages.answer(&asked));
-        async move { answer.await.ok().flatten() }
-    };
+    let get = by_turns(move |asked| pages.answer(asked));
     serve(
         addr,
         Paths {
@@ -179,6 +177,34 @@ pub async fn serve_metrics(
         },
     )
     .await
+}
+
+/// Pages that are made at once. More would take processors and memory from the node, and be ready no sooner.
+const AT_ONCE: usize = 2;
+
+/// Makes pages in threads: maps are read for them, which the agent shall not wait for.
+fn by_turns<R>(
+    make: impl Fn(&Asked) -> R + Send + Sync + 'static,
+) -> impl Fn(Asked) -> BoxFuture<'static, R>
+where
+    R: Default + Send + 'static,
+{
+    let (make, room) = (Arc::new(make), Arc::new(Semaphore::new(AT_ONCE)));
+    move |asked| {
+        let (make, room) = (make.clone(), room.clone());
+        async move {
+            let Ok(place) = room.acquire_owned().await else {
+                return R::default();
+            };
+            let made = tokio::task::spawn_blocking(move || {
+                // Until it is made, whether or not somebody still waits for it.
+                let _place = place;
+                make(&asked)
+            });
+            made.await.unwrap_or_default()
+        }
+        .boxed()
+    }
 }
 
 fn no_put(_: &Asked, _: &str) -> Option<Result<String, String>> {

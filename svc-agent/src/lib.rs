@@ -33,6 +33,7 @@ pub mod node;
 pub mod notices;
 pub mod packed;
 pub mod plan;
+pub mod privileges;
 pub mod realtime;
 pub mod reconcile;
 pub mod refusals;

@@ -9,7 +9,7 @@ use svc_agent::config::{self, Verb};
 use svc_agent::dataplane::cleanup::plural;
 use svc_agent::say::{complain, say};
 use svc_agent::{
-    check, dataplane, describe, diff, explain, get, logging, monitor, run, shell, top,
+    check, dataplane, describe, diff, explain, get, logging, monitor, privileges, run, shell, top,
 };
 
 fn main() -> ExitCode {
@@ -58,10 +58,9 @@ fn one_line(error: &anyhow::Error) -> String {
 
 fn serve(options: &config::Run) -> anyhow::Result<()> {
     check::must_be_root()?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(run::run(options))
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    privileges::in_threads(options, &mut runtime);
+    runtime.enable_all().build()?.block_on(run::run(options))
 }
 
 fn cleanup(options: &config::Cleanup) -> anyhow::Result<()> {

@@ -28,6 +28,7 @@ use crate::metrics::{Metrics, Written};
 use crate::node::{Devices, Selection, Watch};
 use crate::notices::{Notices, Regarding};
 use crate::plan::Planner;
+use crate::privileges;
 use crate::realtime;
 use crate::reconcile::Reconciler;
 use crate::refusals::Refusals;
@@ -175,12 +176,20 @@ impl<'a> Agent<'a> {
             options.bpf_root.clone(),
             options.protect_node_ports,
         ));
-        let sockets = Sweeper::start(options.bpf_root.clone())
-            .context("starting the thread that looks after sockets")?;
+        for warning in rivals::find(&devices)
+            .into_iter()
+            .chain(realtime::warning())
+        {
+            tracing::warn!("{warning}");
+        }
         tracing::info!(
             "node {node_name}: programs loaded, maps at {}",
             options.bpf_root.display()
         );
+        // What is attached from here on could come later as well. Threads that are made from here on inherit what is left.
+        privileges::let_go(options);
+        let sockets = Sweeper::start(options.bpf_root.clone(), options.reaches_into_pods())
+            .context("starting the thread that looks after sockets")?;
         let mut agent = Self {
             options,
             selection: Selection {
@@ -212,12 +221,6 @@ impl<'a> Agent<'a> {
         agent
             .reconciler
             .set_cluster_ranges(options.cluster_cidr.iter().copied());
-        for warning in rivals::find(&agent.devices)
-            .into_iter()
-            .chain(realtime::warning())
-        {
-            tracing::warn!("{warning}");
-        }
         agent.attach();
         Ok(agent)
     }

@@ -49,13 +49,13 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// `root`: the folder of the pinned maps.
-    pub fn start(root: PathBuf) -> io::Result<Self> {
+    /// `root`: the folder of the pinned maps. `everywhere`: also in network namespaces other than the node's own.
+    pub fn start(root: PathBuf, everywhere: bool) -> io::Result<Self> {
         // Room for one: a sweep that is still to begin will see what has happened since.
         let (wake, woken) = sync_channel(1);
         std::thread::Builder::new()
             .name("sockets".into())
-            .spawn(move || run(&root, &woken))?;
+            .spawn(move || run(&root, everywhere, &woken))?;
         Ok(Self { wake })
     }
 
@@ -66,13 +66,13 @@ impl Sweeper {
     }
 }
 
-fn run(root: &Path, woken: &Receiver<()>) {
+fn run(root: &Path, everywhere: bool, woken: &Receiver<()>) {
     let mut said = BTreeSet::new();
     let mut pinned = None;
     while woken.recv().is_ok() {
         let start = Instant::now();
         let mut trouble = BTreeSet::new();
-        match sweep(root, &mut pinned, &mut trouble) {
+        match sweep(root, everywhere, &mut pinned, &mut trouble) {
             Ok(0) => (),
             Ok(n) => tracing::info!("aborted {n} UDP sockets whose backend no longer serves"),
             Err(error) => {
@@ -92,6 +92,7 @@ fn run(root: &Path, woken: &Receiver<()>) {
 /// Aborts the sockets in question, wherever they are. Returns how many.
 fn sweep(
     root: &Path,
+    everywhere: bool,
     pinned: &mut Option<Pinned>,
     trouble: &mut BTreeSet<String>,
 ) -> Result<usize, Error> {
@@ -119,10 +120,7 @@ fn sweep(
         })
     };
     let (mut aborted, mut refused) = (0, BTreeSet::new());
-    for namespace in namespaces(&home) {
-        if enter(&namespace).is_err() {
-            continue;
-        }
+    let mut abort_here = || {
         for family in [libc::AF_INET, libc::AF_INET6] {
             match abort(family, &deserted) {
                 Ok(n) => aborted += n,
@@ -132,9 +130,18 @@ fn sweep(
                 }
             }
         }
+    };
+    if everywhere {
+        for namespace in namespaces(&home) {
+            if enter(&namespace).is_ok() {
+                abort_here();
+            }
+        }
+        // A pod's namespace lives for as long as a thread is in it.
+        let _ = enter(&home);
+    } else {
+        abort_here();
     }
-    // A pod's namespace lives for as long as a thread is in it.
-    let _ = enter(&home);
     trouble.extend(refused);
     Ok(aborted)
 }

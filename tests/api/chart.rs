@@ -204,6 +204,8 @@ fn values_that_make_no_sense_are_refused_by_name() {
         ("uninstall.cleanup=perhaps", "cleanup"),
         ("uninstall.timeoutSeconds=0", "timeoutSeconds"),
         ("rbac.listPods=yes", "listPods"),
+        ("sysAdmin=perhaps", "sysAdmin"),
+        ("sysAdmin=false,config.socket-lb=all", "sysAdmin"),
         ("serviceMonitor.enabled=true", "config.metrics-bind-address"),
         (
             "serviceMonitor.enabled=true,config.metrics-bind-address=127.0.0.1:1",
@@ -305,6 +307,20 @@ fn values_reach_the_manifests() {
             "svcplane:svc-agent",
             "/rules/3/resources/0",
             json!("pods"),
+        ),
+        (
+            "sysAdmin=false",
+            "DaemonSet",
+            "svc-agent",
+            "/spec/template/spec/containers/0/securityContext/capabilities/add",
+            json!(["BPF", "NET_ADMIN", "NET_BIND_SERVICE", "PERFMON"]),
+        ),
+        (
+            "sysAdmin=false",
+            "DaemonSet",
+            "svc-agent-cleanup",
+            "/spec/template/spec/initContainers/0/securityContext/capabilities/add/4",
+            json!("SYS_ADMIN"),
         ),
         (
             "podLabels.team=net",

@@ -1,9 +1,11 @@
 //! What is refused of a Service is an Event of it, in the API itself.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Api;
 use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
@@ -41,7 +43,7 @@ fn events(api: &ApiServer, reason: &str) -> Vec<Event> {
 }
 
 #[test]
-fn a_conflict_is_one_event_of_the_newer_service_however_many_nodes_see_it() {
+fn a_conflict_is_one_event_of_the_newer_service_and_nothing_is_granted_that_is_not_asked_for() {
     let topology = topology();
     let cluster = Cluster::start(&topology);
     let spec = json!({"externalIPs": ["198.51.100.99"], "ports": [{"port": 80}]});
@@ -76,6 +78,32 @@ fn a_conflict_is_one_event_of_the_newer_service_however_many_nodes_see_it() {
         note.starts_with("198.51.100.99 port 80/TCP belongs to the older Service default/a-first"),
         "{note}"
     );
+    // By now the agents have asked for all that they ever ask for.
+    let (granted, asked) = (granted(&cluster.api), cluster.api.asked().unwrap());
+    let used: BTreeSet<_> = asked.iter().map(|(what, _)| what.clone()).collect();
+    assert_eq!(used, granted, "asked for, and granted by the chart");
+    assert!(asked.iter().all(|(_, code)| *code != 403), "{asked:?}");
+}
+
+/// What the ClusterRole of the manifest lets the agents do.
+fn granted(api: &ApiServer) -> BTreeSet<[String; 3]> {
+    let role = api
+        .admin(|client| async move {
+            Ok(Api::<ClusterRole>::all(client)
+                .get("svcplane:svc-agent")
+                .await?)
+        })
+        .unwrap();
+    let mut granted = BTreeSet::new();
+    for rule in role.rules.unwrap() {
+        for group in rule.api_groups.unwrap() {
+            for resource in rule.resources.iter().flatten() {
+                let verbs = rule.verbs.iter();
+                granted.extend(verbs.map(|verb| [group.clone(), resource.clone(), verb.clone()]));
+            }
+        }
+    }
+    granted
 }
 
 #[test]

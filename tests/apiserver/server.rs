@@ -1,5 +1,6 @@
 //! A kube-apiserver with its etcd in the LAN of a topology, in RBAC mode, and the token of the agent's ServiceAccount.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,17 @@ use xtask::traffic::Running;
 pub const ADMIN: &str = "the-admin-of-this-test";
 const PORT: u16 = 6443;
 
+/// What the agents ask for is written down.
+const AUDIT: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  users: ['system:serviceaccount:kube-system:svc-agent']
+- level: None
+";
+
 pub struct ApiServer<'a> {
     topology: &'a Topology,
     dir: PathBuf,
@@ -40,6 +52,7 @@ impl<'a> ApiServer<'a> {
         let [private, public] = signing_keys()?;
         fs::write(dir.join("sa.key"), private)?;
         fs::write(dir.join("sa.pub"), public)?;
+        fs::write(dir.join("audit.yaml"), AUDIT)?;
         let address = topology.place("lan").v4;
         let mut server = Self {
             topology,
@@ -67,6 +80,8 @@ impl<'a> ApiServer<'a> {
             &format!("--bind-address={address}"),
             &format!("--advertise-address={}", self.topology.place("lan").v4),
             &format!("--secure-port={PORT}"),
+            &flag("audit-policy-file", &self.dir.join("audit.yaml")),
+            &flag("audit-log-path", &self.dir.join("audit.log")),
             &flag("cert-dir", &self.dir),
             &flag("token-auth-file", &self.dir.join("tokens.csv")),
             &flag("service-account-key-file", &self.dir.join("sa.pub")),
@@ -154,6 +169,26 @@ impl<'a> ApiServer<'a> {
             ..AuthInfo::default()
         };
         Ok(config)
+    }
+
+    /// What the agents have asked for: API group, resource and verb, with the code of the answer.
+    pub fn asked(&self) -> Result<BTreeSet<([String; 3], i64)>> {
+        let log = fs::read_to_string(self.dir.join("audit.log"))?;
+        let requests = log.lines().map(|line| {
+            let request: serde_json::Value = serde_json::from_str(line)?;
+            let text = |path: &str| {
+                let value = request.pointer(path).and_then(|value| value.as_str());
+                value.unwrap_or_default().to_owned()
+            };
+            let code = request["responseStatus"]["code"].as_i64();
+            let what = [
+                text("/objectRef/apiGroup"),
+                text("/objectRef/resource"),
+                text("/verb"),
+            ];
+            Ok((what, code.unwrap_or_default()))
+        });
+        requests.collect()
     }
 
     /// A token of the agent's ServiceAccount, as a pod would have it.

@@ -12,6 +12,7 @@ mod facts;
 mod follow;
 mod gone;
 mod inspect;
+mod least;
 mod life;
 mod odd;
 mod past;
@@ -169,6 +170,7 @@ fn main() {
             follow::CASES,
             checks::CASES,
             facts::CASES,
+            least::CASES,
             life::CASES,
             wishes::CASES,
             gone::CASES,

@@ -60,7 +60,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// What an HTTP server of a node answers, headers and all.
-fn ask(lab: &Lab, node: &str, port: u16, request: &str, body: &str) -> Result<String> {
+pub fn ask(lab: &Lab, node: &str, port: u16, request: &str, body: &str) -> Result<String> {
     in_namespace(&lab.topology.place(node).namespace_file(), || {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -82,7 +82,7 @@ fn get(lab: &Lab, port: u16, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
-const METRICS: u16 = 10249;
+pub const METRICS: u16 = 10249;
 const HEALTH: u16 = 10256;
 
 fn metrics(lab: &mut Lab) -> Result<()> {

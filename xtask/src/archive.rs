@@ -26,6 +26,24 @@ impl Root {
         &self.0
     }
 
+    /// Every file, by its path in the image and where it lies now.
+    pub fn files(&self) -> Result<Vec<(String, PathBuf)>> {
+        let (mut files, mut folders) = (Vec::new(), vec![self.0.clone()]);
+        while let Some(folder) = folders.pop() {
+            let entries = fs::read_dir(&folder).context("cannot read an image's folder")?;
+            for entry in entries {
+                let path = entry.context("cannot read an image's folder")?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if let Ok(inside) = path.strip_prefix(&self.0) {
+                    files.push((inside.display().to_string(), path));
+                }
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
     pub fn write(&self, path: &str, text: &str) -> Result<()> {
         fs::write(self.0.join(path), text)
             .with_context(|| format!("cannot write an image's {path}"))

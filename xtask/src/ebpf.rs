@@ -115,6 +115,7 @@ impl Compiler {
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         cargo.args([
             "build",
+            "--locked",
             "--quiet",
             "--package",
             "svc-ebpf",

@@ -12,6 +12,7 @@ use xtask::ebpf::find_program;
 use crate::archive::{Root, save};
 use crate::build::artifacts;
 use crate::setup::{apt_install, cargo, run, setup, step};
+use crate::supply::bill;
 
 #[derive(clap::Args)]
 pub struct ImageArgs {
@@ -53,7 +54,7 @@ impl Arch {
         }
     }
 
-    fn triple(self) -> String {
+    pub fn triple(self) -> String {
         format!("{}-unknown-linux-gnu", self.machine())
     }
 
@@ -92,7 +93,16 @@ pub fn image(args: &ImageArgs) -> Result<()> {
         smoke(root.path(), *arch)?;
         let file = folder.join(format!("svc-agent-{}.tar", arch.name()));
         pack(&file, &args.name, &root, *arch)?;
+        let bom = folder.join(format!("svc-agent-{}.cdx.json", arch.name()));
+        let files = root.files()?;
+        let libraries: Vec<_> = files
+            .into_iter()
+            .filter(|(path, _)| path.starts_with("lib"))
+            .collect();
+        fs::write(&bom, bill(*arch, &libraries)?)
+            .with_context(|| format!("cannot write {}", bom.display()))?;
         println!("{}: {} for {}", file.display(), args.name, arch.name());
+        println!("{}: what it is made of", bom.display());
     }
     Ok(())
 }
@@ -132,6 +142,7 @@ fn build(arch: Arch) -> Result<(PathBuf, PathBuf)> {
         command
             .args([
                 "build",
+                "--locked",
                 "--package",
                 "svc-agent",
                 "--bins",

@@ -130,7 +130,7 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
     let mut assets = needed.then(|| in_background(target));
     let mut build = cargo();
     build
-        .args(["build", "--quiet", "--all-targets"])
+        .args(["build", "--locked", "--quiet", "--all-targets"])
         .args(packages());
     let built = artifacts(&mut build)?;
 

@@ -12,6 +12,8 @@ mod layers;
 #[cfg(test)]
 mod semantics;
 mod setup;
+mod soak;
+mod supply;
 
 use std::process::ExitCode;
 
@@ -42,8 +44,12 @@ enum Verb {
     E2e(e2e::E2eArgs),
     /// Measures what packets, connections and changes cost, beside the peers.
     Bench(bench::BenchArgs),
+    /// Runs everything at once for a while (load, changes, restarts, floods), and looks for what is lost or left behind.
+    Soak(soak::SoakArgs),
     /// Makes svc-agent's container image, without docker.
     Image(image::ImageArgs),
+    /// Writes the bill of materials of svc-agent (CycloneDX), as `image` puts it beside the image.
+    Sbom(supply::SbomArgs),
     /// Checks the documents: their links, and the command lines in them.
     Docs(docs::DocsArgs),
     /// Runs the tests, all layers or some.
@@ -90,6 +96,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Enter(args) => demo::enter(&args)?,
         Verb::E2e(args) => return e2e::e2e(&args),
         Verb::Image(args) => image::image(&args)?,
+        Verb::Soak(args) => return soak::soak(&args),
+        Verb::Sbom(args) => supply::sbom(&args)?,
         Verb::Docs(args) => docs::docs(&args)?,
         Verb::Test(args) => return layers::test(&args),
         Verb::Bench(args) => return bench::bench(&args),

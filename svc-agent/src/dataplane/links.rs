@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::programs::{Program, ProgramError, ProgramFd, SchedClassifier, TcAttachType};
+use aya::programs::{Program, ProgramError, ProgramFd};
 
 use super::{Error, sys};
 use hook::cgroup_hooks;
@@ -251,21 +251,6 @@ impl Links {
             .filter(|path| of_sockets(path) && !keep.contains(*path))
             .try_for_each(|path| remove(path))
     }
-}
-
-/// Whether a device has tcx programs besides ours. What cannot be asked (before Linux 6.6) is not there.
-pub fn has_other_tcx(device: &str, ingress: bool) -> bool {
-    let direction = if ingress {
-        TcAttachType::Ingress
-    } else {
-        TcAttachType::Egress
-    };
-    let Ok((_, programs)) = SchedClassifier::query_tcx(device, direction) else {
-        return false;
-    };
-    programs
-        .iter()
-        .any(|program| !is_ours(program.name_as_str().unwrap_or_default()))
 }
 
 /// Whether a program at a device is called as one of ours is. The kernel keeps the first 15 characters.

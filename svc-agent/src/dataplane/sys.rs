@@ -10,6 +10,7 @@ use std::path::Path;
 // enum bpf_cmd, include/uapi/linux/bpf.h
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
+const PROG_QUERY: i32 = 16;
 const MAP_UPDATE_BATCH: i32 = 26;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
@@ -68,6 +69,32 @@ pub(super) fn get_pinned(path: &Path) -> io::Result<OwnedFd> {
     let fd = bpf(OBJ_GET, &path_attr(&path, 0))?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The ids of the programs at a device's tcx hook, in their order. Linux 6.6; asks for NET_ADMIN and no more.
+pub(super) fn programs_at(device: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    /// `BPF_MPROG_MAX`: a hook has room for no more.
+    const MOST: u32 = 64;
+    let mut ids = [0u32; MOST as usize];
+    let mut attr: Attr = [0; 16];
+    attr[..2].copy_from_slice(&[device, attach_type]);
+    attr[4..6].copy_from_slice(&halves(ids.as_mut_ptr() as u64));
+    attr[6] = MOST;
+    // SAFETY: the attribute and the ids outlive the call; the kernel writes at most as many ids as there is room for, and
+    // the attribute, which is ours alone.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_QUERY,
+            attr.as_mut_ptr(),
+            size_of::<Attr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let count = usize::try_from(attr[6]).unwrap_or(0).min(ids.len());
+    Ok(ids[..count].to_vec())
 }
 
 /// Writes entries of a map in their order, there already or not. Linux 5.6.

@@ -13,11 +13,21 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 /// A client that does not finish its request is sent away.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection ends at this age: between two requests at once, in the middle of one after [`PATIENCE`].
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// A client that takes nothing of its answer for so long is gone; in milliseconds.
+const STALLED: u32 = 10_000;
+
+/// Bytes of a request without its body.
+const MOST_ASKED: usize = 16 << 10;
 
 /// Connections of one listener at once. More are nobody's who only asks how the node is.
 pub(super) const MOST: usize = 128;
@@ -80,9 +90,11 @@ where
                 None => plain(StatusCode::NOT_FOUND, "not here\n"),
             },
             Method::PUT => {
-                let body = Limited::new(request.into_body(), MOST_PUT).collect().await;
-                let Ok(body) = body else {
-                    return plain(StatusCode::PAYLOAD_TOO_LARGE, "too long\n");
+                let body = Limited::new(request.into_body(), MOST_PUT).collect();
+                let body = match tokio::time::timeout(PATIENCE, body).await {
+                    Ok(Ok(body)) => body,
+                    Ok(Err(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "too long\n"),
+                    Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "too slow\n"),
                 };
                 let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
                 // Whoever may reach the address may look; to change anything one has to be on the node.
@@ -143,16 +155,21 @@ fn response(status: StatusCode, content_type: &'static str, body: String) -> Res
 pub(super) async fn accept(listener: TcpListener, answers: Arc<impl Answers>) {
     let mut connections = JoinSet::new();
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    let mut trouble = false;
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of descriptors, most likely: others have to close some first.
-                tracing::warn!("accepting a health check: {error}");
+                // Out of descriptors, most likely: others have to close some first. Whoever causes that is not to fill
+                // the log, too.
+                if !std::mem::replace(&mut trouble, true) {
+                    tracing::warn!("accepting a health check: {error}; trying on");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
+        trouble = false;
         while connections.try_join_next().is_some() {}
         open.retain(|connection| !connection.is_finished());
         if open.len() >= MOST
@@ -169,9 +186,22 @@ async fn converse(stream: TcpStream, from: SocketAddr, answers: Arc<impl Answers
         let answers = answers.clone();
         async move { Ok::<_, Infallible>(answers.answer(request, from).await) }
     });
+    // An older kernel than those that know it: then the connection's age is what ends it.
+    let _ = setsockopt(&stream, sockopt::TcpUserTimeout, &STALLED);
     let mut http = http1::Builder::new();
-    let http = http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!("a health check was cut off: {error}");
+    let http = http
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(MOST_ASKED);
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut served = tokio::time::timeout(LONGEST, connection.as_mut()).await;
+    if served.is_err() {
+        connection.as_mut().graceful_shutdown();
+        served = tokio::time::timeout(PATIENCE, connection).await;
+    }
+    match served {
+        Ok(Ok(())) => (),
+        Ok(Err(error)) => tracing::debug!("a health check was cut off: {error}"),
+        Err(_) => tracing::debug!("a health check by {from} took too long"),
     }
 }

@@ -12,6 +12,7 @@ use super::{Answer, Health};
 use crate::config::Settings;
 use crate::logging;
 use crate::metrics::{self, Format, Metrics};
+use crate::privileges::Held;
 
 /// As kube-proxy and its like say above their pages.
 const WARNING: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility \
@@ -96,6 +97,9 @@ impl Pages {
         );
         for trouble in self.health.trouble() {
             text += &format!("Trouble: {trouble}\n");
+        }
+        if let Ok(held) = Held::read() {
+            text += &format!("Privileges: {held}\n");
         }
         text += &self.metrics.state.summary();
         text += &format!("\nPaths: {}\n", PATHS.join(" "));

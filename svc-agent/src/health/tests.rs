@@ -226,3 +226,111 @@ async fn levels_are_put_and_nothing_else_is() {
         assert_eq!(text, format!("HTTP/1.1 {status}").into_bytes(), "{path}");
     }
 }
+
+fn answer(body: &str) -> Answer {
+    Answer {
+        well: true,
+        content_type: "text/plain",
+        body: body.to_owned(),
+        weight: None,
+    }
+}
+
+/// A listener that says the same to everybody.
+async fn saying(body: String) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(accept(
+        listener,
+        Arc::new(http::Always(move || answer(&body))),
+    ));
+    addr
+}
+
+#[tokio::test]
+async fn who_does_not_finish_a_request_is_sent_away() {
+    let at = saying(String::new()).await;
+    let started = std::time::Instant::now();
+    let mut slow = TcpStream::connect(at).await.unwrap();
+    slow.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-More: ")
+        .await
+        .unwrap();
+    let mut text = String::new();
+    let _ = slow.read_to_string(&mut text).await;
+    assert!(!text.contains(" 200 "), "{text}");
+    assert!(started.elapsed() < std::time::Duration::from_secs(30));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let (at, _) = pages().await;
+    let mut slow = TcpStream::connect(at).await.unwrap();
+    slow.write_all(b"PUT /debug/flags/v HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1")
+        .await
+        .unwrap();
+    let mut text = vec![0; 12];
+    slow.read_exact(&mut text).await.unwrap();
+    assert_eq!(text, b"HTTP/1.1 408");
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_long_is_refused() {
+    let at = saying(String::new()).await;
+    for request in [
+        format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(40_000)),
+        format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(40_000)),
+        format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(200)),
+    ] {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        // It may be closed before everything is written.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut text = vec![0; 12];
+        match stream.read_exact(&mut text).await {
+            Ok(_) => assert!(text.starts_with(b"HTTP/1.1 4"), "{text:?}"),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_long_answer_arrives_whole_however_slowly_it_is_read() {
+    let at = saying("x".repeat(4 << 20)).await;
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    assert!(bytes.len() > 4 << 20, "{} bytes", bytes.len());
+}
+
+#[tokio::test]
+async fn pages_are_made_two_at_a_time() {
+    use std::sync::atomic::AtomicUsize;
+
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (inside, peak) = (now.clone(), most.clone());
+    let make = by_turns(move |asked: &Asked| {
+        peak.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        inside.fetch_sub(1, Ordering::SeqCst);
+        Some(asked.path.clone())
+    });
+    let ask = |number: usize| {
+        make(Asked {
+            path: number.to_string(),
+            accept: String::new(),
+        })
+    };
+    let all = futures::future::join_all((0..50).map(ask)).await;
+    assert!(
+        all.iter()
+            .zip(0..)
+            .all(|(said, number)| *said == Some(format!("{number}")))
+    );
+    let most = most.load(Ordering::SeqCst);
+    assert!((1..=AT_ONCE).contains(&most), "{most} at once");
+    assert_eq!(now.load(Ordering::SeqCst), 0);
+}

@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::dataplane::{self, Hook};
+use crate::dataplane::{Hook, OwnPrograms};
 use crate::node::{Device, Devices};
 
 /// The pods' devices with nothing in the way that a packet would miss: no queue that shapes, no program of others.
-pub fn peers(devices: &Devices, hooks: &BTreeMap<(u32, Hook), String>) -> BTreeSet<u32> {
+pub fn peers(
+    devices: &Devices,
+    hooks: &BTreeMap<(u32, Hook), String>,
+    own: &OwnPrograms,
+) -> BTreeSet<u32> {
     hooks
         .keys()
         .filter(|(_, hook)| *hook == Hook::PodEgress)
@@ -14,7 +18,7 @@ pub fn peers(devices: &Devices, hooks: &BTreeMap<(u32, Hook), String>) -> BTreeS
         .filter(|ifindex| devices.get(ifindex).is_some_and(is_free))
         .filter(|ifindex| {
             let name = devices.get(ifindex).map(|device| device.name.as_str());
-            name.is_some_and(|name| !dataplane::has_other_tcx(name, false))
+            name.is_some_and(|name| !own.have_company(name, false))
         })
         .collect()
 }

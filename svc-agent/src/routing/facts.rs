@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::dataplane::{self, Hook};
+use crate::dataplane::{Hook, OwnPrograms};
 use crate::node::{Device, Devices, strictly_filtered};
 use crate::rivals::nftables::{self, Chain, Ruleset};
 
@@ -17,8 +17,12 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// `hooks`: where programs of ours are.
-    pub fn read(devices: &Devices, hooks: &BTreeMap<(u32, Hook), String>) -> Self {
+    /// `hooks`: where programs of ours are; `own`: which these are.
+    pub fn read(
+        devices: &Devices,
+        hooks: &BTreeMap<(u32, Hook), String>,
+        own: &OwnPrograms,
+    ) -> Self {
         let with = |wanted: Hook| -> Vec<&Device> {
             let of = hooks.keys().filter(|(_, hook)| *hook == wanted);
             of.filter_map(|(ifindex, _)| devices.get(ifindex)).collect()
@@ -40,8 +44,8 @@ impl Facts {
                 strict.len()
             ));
         }
-        facts.of_pods.extend(with_filters(&pods));
-        facts.of_outside.extend(with_filters(&outside));
+        facts.of_pods.extend(with_filters(&pods, own));
+        facts.of_outside.extend(with_filters(&outside, own));
         facts
     }
 
@@ -110,10 +114,10 @@ fn ipvs() -> Option<String> {
 }
 
 /// Devices where others look at what comes in, after us.
-fn with_filters(devices: &[&Device]) -> Option<String> {
+fn with_filters(devices: &[&Device], own: &OwnPrograms) -> Option<String> {
     let device = devices
         .iter()
-        .find(|device| device.classified || dataplane::has_other_tcx(&device.name, true))?;
+        .find(|device| device.classified || own.have_company(&device.name, true))?;
     Some(format!(
         "{} has tc programs or filters of others",
         device.name

@@ -84,7 +84,10 @@ impl Agent<'_> {
         self.past.looked = now;
         self.past.due = (wanted == HostRouting::Auto).then(|| now + LOOK);
         let facts = match wanted {
-            HostRouting::Auto => Facts::read(&self.devices, &self.past.hooks),
+            HostRouting::Auto => {
+                let own = self.dataplane.own_programs();
+                Facts::read(&self.devices, &self.past.hooks, &own)
+            }
             HostRouting::Bpf | HostRouting::Kernel => Facts::default(),
         };
         let verdict = verdict(wanted, self.options.takeover, &facts);
@@ -116,7 +119,11 @@ impl Agent<'_> {
             };
         }
         if verdict.from_pods {
-            let peers = peers(&self.devices, &self.past.hooks);
+            let peers = peers(
+                &self.devices,
+                &self.past.hooks,
+                &self.dataplane.own_programs(),
+            );
             self.dataplane.set_peers(&peers)?;
         }
         if config != self.past.config {

@@ -41,10 +41,16 @@ readOnlyRootFilesystem: true
 # Container runtimes' default profile denies writing below /sys/fs/bpf.
 appArmorProfile: {type: Unconfined}
 seLinuxOptions: {level: s0, type: spc_t}
-# SYS_ADMIN: opening a program or a map by its id asks for it, whatever BPF allows.
+{{- if .sysAdmin }}
+# To start with: the agent lets go of what it does not need once its programs are attached (--privileges). SYS_ADMIN:
+# entering pods' network namespaces, and opening a program by its id, ask for it.
+{{- else }}
+# To start with: the agent lets go of what it does not need once its programs are attached (--privileges).
+allowPrivilegeEscalation: false
+{{- end }}
 capabilities:
   drop: [ALL]
-  add: [BPF, NET_ADMIN, PERFMON, SYS_ADMIN]
+  add: [BPF, NET_ADMIN, NET_BIND_SERVICE, PERFMON{{ if .sysAdmin }}, SYS_ADMIN{{ end }}]
 {{- end }}
 
 {{- define "svcplane.kubectl" -}}

@@ -41,7 +41,7 @@ impl Hook {
     }
 
     /// Attach type and flags of `BPF_LINK_CREATE`.
-    pub(super) const fn attach(self) -> (u32, u32) {
+    pub(in crate::dataplane) const fn attach(self) -> (u32, u32) {
         match self {
             Hook::PodIngress | Hook::NodeIngress | Hook::NodeIngressL3 => (TCX_INGRESS, 0),
             Hook::PodEgress | Hook::NodeEgress | Hook::NodeEgressL3 => (TCX_EGRESS, 0),
