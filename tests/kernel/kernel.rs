@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, DevMapHash, HashMap, MapData, PerCpuArray};
+use aya::programs::xdp::XdpLinkId;
 use aya::programs::{
     ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode,
 };
@@ -26,6 +28,7 @@ use svc_common::wire::IpHeader;
 
 use crate::host::Program;
 use crate::network::Network;
+use crate::pool::{self, Lent};
 
 /// A family whose addresses can be map keys.
 pub(crate) trait Keyed: Outer + IpHeader<Addr: aya::Pod> {}
@@ -40,18 +43,30 @@ const XDP_DATA_END: usize = 4;
 const XDP_INGRESS_IFINDEX: usize = 12;
 
 pub(crate) struct Kernel {
-    pub(crate) ebpf: Ebpf,
+    pub(crate) ebpf: Lent,
     network: Network,
+    /// At the network's devices.
+    xdp: Vec<XdpLinkId>,
 }
 
 impl Kernel {
-    /// Loads the object, with flow tables small enough to be listed quickly.
+    /// With empty maps.
     pub(crate) fn load(network: &Network) -> Self {
-        Self::counting(network, counted::CONNECTIONS)
+        let Some(idle) = pool::idle() else {
+            return Self::of(network, Lent::to_return(Self::object(counted::CONNECTIONS)));
+        };
+        let mut kernel = Self::of(network, idle);
+        kernel.clear();
+        kernel
     }
 
     /// `counted`: what is counted by service port.
     pub(crate) fn counting(network: &Network, counted: u32) -> Self {
+        Self::of(network, Lent::to_drop(Self::object(counted)))
+    }
+
+    /// Loads the object, with flow tables small enough to be listed quickly.
+    fn object(counted: u32) -> Ebpf {
         let mut loader = EbpfLoader::new();
         if counted & counted::TRAFFIC != 0 {
             loader.map_max_entries("TRAFFIC", MAX_SERVICES);
@@ -67,26 +82,47 @@ impl Kernel {
         ] {
             loader.map_max_entries(name, entries);
         }
+        load(&mut loader)
+    }
+
+    fn of(network: &Network, ebpf: Lent) -> Self {
         let mut kernel = Self {
-            ebpf: load(&mut loader),
+            ebpf,
             network: *network,
+            xdp: Vec::new(),
         };
         kernel.flows::<V4>();
         // veth has no XDP queue before it has an XDP program.
-        let xdp: &mut Xdp = kernel
-            .ebpf
-            .program_mut("node_xdp")
-            .expect("in the object")
-            .try_into()
-            .expect("is XDP");
         for device in [network.nic, network.second_nic] {
-            xdp.attach_to_if_index(device.index, XdpMode::Driver)
-                .expect("veth has native XDP");
+            let link = kernel.attach(device.index);
+            kernel.xdp.push(link);
         }
         for device in [network.nic, network.second_nic] {
             kernel.allow_redirect(device.index, device.index);
         }
         kernel
+    }
+
+    fn node_xdp(&mut self) -> &mut Xdp {
+        let program = self.ebpf.program_mut("node_xdp").expect("in the object");
+        program.try_into().expect("is XDP")
+    }
+
+    fn attach(&mut self, ifindex: u32) -> XdpLinkId {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match self.node_xdp().attach_to_if_index(ifindex, XdpMode::Driver) {
+                Ok(link) => return link,
+                // A child that another test has just forked still holds the last object's link.
+                Err(ProgramError::SyscallError(error))
+                    if error.io_error.kind() == ErrorKind::ResourceBusy
+                        && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => panic!("veth has native XDP: {error:?}"),
+            }
+        }
     }
 
     /// Lets XDP redirect to a device.
@@ -170,15 +206,7 @@ impl Kernel {
         }
         replace(self.affinities::<F>(), &tables.affinities.borrow());
         replace(self.backends::<F>(), &tables.backends.borrow());
-        let map = self
-            .ebpf
-            .map_mut(&format!("RANGES_V{}", F::VERSION))
-            .expect("in the object");
-        let mut ranges = LpmTrie::<_, Source<F>, u32>::try_from(map).expect("typed");
-        let old: Vec<_> = ranges.keys().collect::<Result<_, _>>().expect("readable");
-        for key in old {
-            ranges.remove(&key).expect("there");
-        }
+        let mut ranges = self.clear_ranges::<F>();
         for (source, length) in &tables.ranges {
             let service_bits = 32;
             let key = Key::new(service_bits + length, *source);
@@ -186,7 +214,19 @@ impl Kernel {
         }
     }
 
-    fn array<V: aya::Pod>(&mut self, name: &str) -> Array<&mut MapData, V> {
+    /// Leaves no source range.
+    pub(crate) fn clear_ranges<F: Keyed>(&mut self) -> LpmTrie<&mut MapData, Source<F>, u32> {
+        let name = format!("RANGES_V{}", F::VERSION);
+        let map = self.ebpf.map_mut(&name).expect("in the object");
+        let mut ranges = LpmTrie::try_from(map).expect("typed");
+        let old: Vec<_> = ranges.keys().collect::<Result<_, _>>().expect("readable");
+        for key in old {
+            ranges.remove(&key).expect("there");
+        }
+        ranges
+    }
+
+    pub(crate) fn array<V: aya::Pod>(&mut self, name: &str) -> Array<&mut MapData, V> {
         let map = self
             .ebpf
             .map_mut(name)
@@ -343,6 +383,15 @@ impl Kernel {
     }
 }
 
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        for link in std::mem::take(&mut self.xdp) {
+            // The device may be gone already.
+            let _ = self.node_xdp().detach(link);
+        }
+    }
+}
+
 /// Makes a map what `wanted` is.
 pub(crate) fn replace<K: aya::Pod + Ord, V: aya::Pod>(
     mut map: HashMap<&mut MapData, K, V>,
@@ -357,11 +406,16 @@ pub(crate) fn replace<K: aya::Pod + Ord, V: aya::Pod>(
     }
 }
 
+/// The object with its maps made, and no program loaded.
+pub(crate) fn object(loader: &mut EbpfLoader<'_>) -> Ebpf {
+    loader
+        .load(svc_agent::dataplane::OBJECT)
+        .expect("the kernel layer loads eBPF programs: run it as root")
+}
+
 /// Loads every program that a packet meets.
 pub(crate) fn load(loader: &mut EbpfLoader<'_>) -> Ebpf {
-    let mut ebpf = loader
-        .load(svc_agent::dataplane::OBJECT)
-        .expect("the kernel layer loads eBPF programs: run it as root");
+    let mut ebpf = object(loader);
     for (name, program) in ebpf.programs_mut() {
         let loaded = svc_agent::dataplane::load_program(program);
         loaded.unwrap_or_else(|error| panic!("the kernel refuses {name}: {error:?}"));

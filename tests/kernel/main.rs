@@ -13,6 +13,7 @@ mod host;
 mod kernel;
 mod network;
 mod pair;
+mod pool;
 mod refill;
 mod tally;
 mod world;

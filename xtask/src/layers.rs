@@ -10,6 +10,7 @@ use xtask::ebpf::find_program;
 
 use crate::assets::assets;
 use crate::build::{Artifact, artifacts};
+use crate::kernels::{self, KernelsArgs};
 use crate::setup::{apt_install, cargo, setup};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -26,9 +27,12 @@ pub enum Layer {
     Api,
     /// Faults injected into the real thing under load.
     Faults,
+    /// Programs, packets and sockets on Debian's kernels under QEMU. Takes long: only when it is asked for.
+    Kernels,
 }
 
 impl Layer {
+    /// Those that run when none is asked for.
     const ALL: [Self; 6] = [
         Self::Host,
         Self::Golden,
@@ -46,6 +50,7 @@ impl Layer {
             Self::Net => "net",
             Self::Api => "api",
             Self::Faults => "faults",
+            Self::Kernels => "kernels",
         }
     }
 
@@ -85,10 +90,10 @@ pub struct TestArgs {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
+pub struct Counts {
+    pub passed: u64,
+    pub failed: u64,
+    pub skipped: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -149,6 +154,9 @@ pub fn test(args: &TestArgs) -> Result<ExitCode> {
             start.elapsed().as_secs_f64()
         );
         total += counts;
+    }
+    if args.layer.contains(&Layer::Kernels) {
+        total += kernels::counts(&KernelsArgs::of_a_layer(args.long), &mut failures)?;
     }
     for failure in failures {
         println!("failed: {failure}");
@@ -268,7 +276,7 @@ fn count(name: &str, command: &mut Command, failures: &mut Vec<String>) -> Resul
 const SKIPPED: &str = "skipped: ";
 
 /// Each failed test of an output, with the first line of what it said.
-fn reasons(output: &str) -> impl Iterator<Item = String> {
+pub fn reasons(output: &str) -> impl Iterator<Item = String> {
     // libtest shows passed tests in the same way, before this line, and ends with a bare list of names.
     let shown = output.split("\nfailures:\n").nth(1).unwrap_or_default();
     let mut lines = shown.lines();
@@ -285,7 +293,7 @@ fn reasons(output: &str) -> impl Iterator<Item = String> {
 }
 
 /// Sums the `test result: ok. 3 passed; 0 failed; 1 ignored; …` lines.
-fn tally(output: &str) -> Counts {
+pub fn tally(output: &str) -> Counts {
     let mut counts = Counts::default();
     for line in output.lines() {
         let Some((_, result)) = line

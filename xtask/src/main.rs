@@ -8,6 +8,7 @@ mod demo;
 mod docs;
 mod e2e;
 mod image;
+mod kernels;
 mod layers;
 #[cfg(test)]
 mod semantics;
@@ -52,6 +53,8 @@ enum Verb {
     Sbom(supply::SbomArgs),
     /// Checks the documents: their links, and the command lines in them.
     Docs(docs::DocsArgs),
+    /// Tries the programs, packets and real sockets on the kernels of Debian's releases (under QEMU) and on this one.
+    Kernels(kernels::KernelsArgs),
     /// Runs the tests, all layers or some.
     Test(layers::TestArgs),
     /// Serves until killed (what pods of the demo and of the tests run).
@@ -99,6 +102,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Soak(args) => return soak::soak(&args),
         Verb::Sbom(args) => supply::sbom(&args)?,
         Verb::Docs(args) => docs::docs(&args)?,
+        Verb::Kernels(args) => return kernels::kernels(&args),
         Verb::Test(args) => return layers::test(&args),
         Verb::Bench(args) => return bench::bench(&args),
         Verb::Serve(args) => traffic::serve(&args)?,
