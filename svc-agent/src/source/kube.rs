@@ -2,12 +2,13 @@
 //! taken up again by themselves when the API server was away.
 
 mod events;
+mod outage;
 mod trimmed;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -24,6 +25,7 @@ use crate::cluster::{Change, Event};
 use crate::metrics::Watches;
 use crate::notices::{Notice, Notices, Regarding};
 use crate::refusals::Refusals;
+use outage::Outage;
 use trimmed::Trimmed;
 
 /// The API server sends a bookmark about every minute: a watch that is silent for longer than this is dead.
@@ -56,6 +58,8 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     };
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENCE);
+    // 429, 503 and 504 would be tried again out of sight, after up to 1000 s. Watches have waits of their own.
+    config.default_retry = false;
     Ok(Client::try_from(config)?)
 }
 
@@ -137,11 +141,25 @@ async fn watch<O, K, V>(
     let mut refusals = Refusals::default();
     let mut listed = BTreeMap::new();
     let mut trouble: Option<String> = None;
-    // Each attempt at a list begins with an Ok, Init: only time without an error may reset the waiting.
-    let retry = ResetTimerBackoff::new(Retry::default(), Retry::LAST * 2);
-    let stream = watcher(Api::<Trimmed<O>>::all(client.clone()), config).backoff(retry);
-    let mut stream = std::pin::pin!(stream);
-    while let Some(next) = stream.next().await {
+    let open = || {
+        // Each attempt at a list begins with an Ok, Init: only time without an error may reset the waiting.
+        let retry = ResetTimerBackoff::new(Retry::default(), Retry::LAST * 2);
+        let api = Api::<Trimmed<O>>::all(client.clone());
+        Box::pin(watcher(api, config.clone()).backoff(retry))
+    };
+    let mut stream = open();
+    let mut outage = Outage::default();
+    loop {
+        let next = tokio::select! {
+            next = stream.next() => next,
+            () = until(outage.relist()) => {
+                tracing::info!("watching {what}: listing all anew, as the API server was away");
+                outage.lists();
+                stream = open();
+                continue;
+            }
+        };
+        let Some(next) = next else { return };
         let mut taken_in = |object: &O| {
             let Converted {
                 key,
@@ -160,6 +178,7 @@ async fn watch<O, K, V>(
         let change = match next {
             Ok(watcher::Event::Init) => {
                 listed.clear();
+                outage.lists();
                 continue;
             }
             Ok(watcher::Event::InitApply(Trimmed(object))) => {
@@ -169,6 +188,7 @@ async fn watch<O, K, V>(
             }
             Ok(watcher::Event::InitDone) => {
                 watches.listed(kind);
+                outage.listed(listed.len());
                 Change::All(std::mem::take(&mut listed))
             }
             Ok(watcher::Event::Apply(Trimmed(object))) => match taken_in(&object) {
@@ -184,6 +204,7 @@ async fn watch<O, K, V>(
             }
             Err(error) => {
                 watches.failed(kind);
+                outage.failed(Instant::now());
                 let error = one_line(&error);
                 if trouble.as_ref() != Some(&error) {
                     tracing::warn!("watching {what}: {error}; trying again, what is served stays");
@@ -200,6 +221,14 @@ async fn watch<O, K, V>(
                 return;
             }
         }
+    }
+}
+
+/// Never, where there is no time for it.
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
     }
 }
 
