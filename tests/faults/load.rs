@@ -32,8 +32,14 @@ pub fn clients(lab: &Lab) -> Vec<Client> {
 
 /// An answer takes longer than this on no machine, however busy.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two connections of one client.
-const PAUSE: Duration = Duration::from_millis(2);
+/// Between two connections of one client. UDP flows are remembered for two minutes: more of them than this, and one backend's
+/// ports for masquerading come to be hard to find.
+fn pause(protocol: Protocol) -> Duration {
+    Duration::from_millis(match protocol {
+        Protocol::Tcp => 1,
+        Protocol::Udp => 10,
+    })
+}
 /// More than any test lasts; the clients are killed before.
 const ENDLESS: usize = 100_000_000;
 
@@ -103,7 +109,7 @@ impl Load {
             let probe = Probe::new(protocol, to)
                 .count(ENDLESS)
                 .timeout(PATIENCE)
-                .pause(PAUSE);
+                .pause(pause(protocol));
             let mut child = probe
                 .command(topology, from)?
                 .stdin(Stdio::null())

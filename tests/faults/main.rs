@@ -3,9 +3,11 @@
 //! The long form of a test is an ignored one: `cargo xtask test --layer faults --long`.
 
 mod agent;
+mod api;
 mod changes;
 mod load;
 mod oom;
+mod proxy;
 mod upgrade;
 
 use anyhow::Result;
@@ -41,7 +43,11 @@ fn main() {
     // Each has the machine to itself.
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
-    for (module, cases) in [("agent", agent::CASES), ("upgrade", upgrade::CASES)] {
+    for (module, cases) in [
+        ("agent", agent::CASES),
+        ("upgrade", upgrade::CASES),
+        ("api", api::CASES),
+    ] {
         for Case { name, forms, test } in cases {
             for form in *forms {
                 let name = format!("{module}::{name}{}", form.pick("", "::long"));
