@@ -102,8 +102,10 @@ fn hand_over<F: Mapped>(skb: &Skb, work: &Work<F>) -> i32 {
         return NEXT;
     }
     if decision.reply {
-        if let Err(reason) = change(skb, segment, &decision.to) {
-            return shoot::<F>(skb, reason);
+        // Errors, which would need more, do not come here.
+        let mut edit = SkbEdit::<F>(skb, PhantomData);
+        if apply_transport(&mut edit, ETH_LEN, segment, &decision.to).is_none() {
+            return shoot::<F>(skb, Reason::RewriteFailed);
         }
         tally::carried(skb, ETH_LEN, decision);
     }

@@ -1,7 +1,7 @@
 //! Packet contexts and helpers: every workaround for the verifier or a kernel helper, each with its reason.
 
 use core::ffi::c_void;
-use core::mem::zeroed;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, bpf_fib_lookup as FibParams, xdp_md};
@@ -146,8 +146,16 @@ impl NextHop {
 /// Where a packet from `src` to `dst` goes. `len`: the IP length to hold against the MTU, 0 to use the skb's own.
 #[inline(never)]
 pub fn next_hop<F: Family>(ctx: &impl Context, src: &F::Addr, dst: &F::Addr, len: u16) -> NextHop {
-    // SAFETY: FibParams is plain integers; zeroes are valid, and the verifier wants all of it written.
-    let mut params: FibParams = unsafe { zeroed() };
+    let mut params: MaybeUninit<FibParams> = MaybeUninit::uninit();
+    let words: *mut u64 = params.as_mut_ptr().cast();
+    let mut i = 0;
+    while i < size_of::<FibParams>() / 8 {
+        // SAFETY: within the struct, on the stack and so aligned. Volatile: a call of `memset` would be one more frame.
+        unsafe { words.add(i).write_volatile(0) };
+        i += 1;
+    }
+    // SAFETY: it is plain integers, all of them written, as the verifier wants it.
+    let params = unsafe { params.assume_init_mut() };
     params.family = if F::VERSION == 4 { 2 } else { 10 };
     params.ifindex = ctx.ifindex();
     params.__bindgen_anon_1.tot_len = len;
@@ -162,7 +170,12 @@ pub fn next_hop<F: Family>(ctx: &impl Context, src: &F::Addr, dst: &F::Addr, len
     }
     // SAFETY: params is ours and of the stated size.
     let status = unsafe {
-        bpf::bpf_fib_lookup(ctx.raw(), &raw mut params, size_of::<FibParams>() as i32, 0)
+        bpf::bpf_fib_lookup(
+            ctx.raw(),
+            &raw mut *params,
+            size_of::<FibParams>() as i32,
+            0,
+        )
     };
     NextHop {
         status,

@@ -84,7 +84,7 @@ fn follow<F: Family>(
 }
 
 /// Opens the flow with the backend that the first node has chosen. The client's range was looked at there (C11).
-#[inline(never)]
+#[inline(always)]
 fn open<F: Family>(
     address: u32,
     segment: &Segment<F>,
