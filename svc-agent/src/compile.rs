@@ -15,11 +15,12 @@ pub use frontends::node_port_addresses;
 pub use health::health_check;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::cluster::{self, Cluster, ServicePort, ServiceType, TrafficPolicy};
+use crate::config::Allowed;
 use crate::desired::{
-    self, Algorithm, FrontendAddr, FrontendKind, Protocol, Refusal, Run, ServiceName,
+    self, Algorithm, Fault, FrontendAddr, FrontendKind, Protocol, Refusal, Run, ServiceName,
     ServicePortName,
 };
 use endpoints::Choice;
@@ -38,6 +39,11 @@ pub struct Facts {
     pub node_addresses: Vec<IpAddr>,
     /// A ClusterIP is answered from outside too (C1).
     pub external_cluster_ip: bool,
+    /// Which external addresses may be served: of spec.externalIPs, and of load balancers.
+    pub external_ips: Allowed,
+    pub load_balancer_ips: Allowed,
+    /// Where the API server is asked by this agent, if that is known as an address.
+    pub api_server: Option<SocketAddr>,
 }
 
 /// What the maps should say about one Service: nothing, when it is gone or not for a proxy (A1–A3).
@@ -213,7 +219,11 @@ struct Refused {
 
 impl Refused {
     fn because(&mut self, why: impl Into<String>) {
-        let refusal = Refusal::invalid(self.object.clone(), why);
+        self.add(Fault::InvalidField, why);
+    }
+
+    fn add(&mut self, fault: Fault, why: impl Into<String>) {
+        let refusal = Refusal::new(fault, self.object.clone(), why);
         if !self.refusals.contains(&refusal) {
             self.refusals.push(refusal);
         }

@@ -1,5 +1,6 @@
 //! Every verb and setting, its default and its reason. Nothing else reads argv, the environment or `--config`.
 
+mod allowed;
 mod cidr;
 mod counting;
 mod duration;
@@ -13,6 +14,7 @@ mod settings;
 mod tests;
 mod top;
 
+pub use allowed::Allowed;
 pub use cidr::Cidr;
 pub use counting::{Counting, ServiceMetrics};
 pub use duration::Seconds;
@@ -91,6 +93,7 @@ Examples:
   svc-agent run                                      in a pod, with its service account
   svc-agent run --kubeconfig ~/.kube/config --hostname-override node1
   svc-agent run --manifests examples --node-ip 172.18.0.11 --devices 'eth*'
+  svc-agent run --service-external-ip-range none --loadbalancer-ip-range 192.0.2.0/24
   svc-agent run --config /etc/svcplane.yaml -v 1
 
 Without --kubeconfig and --manifests the in-cluster service account is used.
@@ -149,6 +152,13 @@ pub struct Run {
     /// Answer ClusterIPs from outside of the cluster too.
     #[arg(long)]
     pub external_cluster_ip: bool,
+    /// Which spec.externalIPs of Services are served. Never: the API server's own address, ports that the node's processes
+    /// listen on, other Services' clusterIPs.
+    #[arg(long, value_name = "CIDR,…|any|none", default_value = "any")]
+    pub service_external_ip_range: Allowed,
+    /// The same for what Services were given by load balancers (status.loadBalancer.ingress).
+    #[arg(long, value_name = "CIDR,…|any|none", default_value = "any")]
+    pub loadbalancer_ip_range: Allowed,
     /// Refuse processes of the node that bind a port that is a NodePort; otherwise they are counted and warned about.
     #[arg(long)]
     pub protect_node_ports: bool,

@@ -98,13 +98,40 @@ pub struct FrontendAddr {
     pub scope: Scope,
 }
 
-/// Which field of the Service a frontend comes from.
+/// Which field of the Service a frontend comes from, the harder to forge first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontendKind {
     ClusterIp,
     NodePort,
     LoadBalancer,
     ExternalIp,
+}
+
+impl FrontendKind {
+    /// Whether the address is whatever the Service says: not given out by the API server, nor the node's own.
+    pub const fn is_external(self) -> bool {
+        matches!(self, Self::LoadBalancer | Self::ExternalIp)
+    }
+
+    /// The field that it comes from.
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "clusterIP",
+            Self::NodePort => "the node's address",
+            Self::LoadBalancer => "status.loadBalancer.ingress",
+            Self::ExternalIp => "externalIP",
+        }
+    }
+
+    /// What it is to whoever else asks for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "the clusterIP",
+            Self::NodePort => "a nodePort",
+            Self::LoadBalancer => "the load balancer's address",
+            Self::ExternalIp => "the externalIP",
+        }
+    }
 }
 
 /// One usable endpoint: Pod address and target port.
@@ -203,6 +230,8 @@ pub enum Fault {
     InvalidField,
     /// Another Service has the frontend (A13).
     FrontendConflict,
+    /// An external address that is somebody else's, or that this node is not to serve (CVE-2020-8554).
+    AddressNotAllowed,
     /// The dataplane has no room (E14).
     TableFull,
     /// kube-proxy's name for a health check node port that cannot be had (C14).
@@ -212,9 +241,10 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 5] = [
+    pub const ALL: [Fault; 6] = [
         Fault::InvalidField,
         Fault::FrontendConflict,
+        Fault::AddressNotAllowed,
         Fault::TableFull,
         Fault::FailedToStartServiceHealthcheck,
         Fault::NotAttached,
@@ -224,6 +254,7 @@ impl Fault {
         match self {
             Fault::InvalidField => "InvalidField",
             Fault::FrontendConflict => "FrontendConflict",
+            Fault::AddressNotAllowed => "AddressNotAllowed",
             Fault::TableFull => "TableFull",
             Fault::FailedToStartServiceHealthcheck => "FailedToStartServiceHealthcheck",
             Fault::NotAttached => "NotAttached",

@@ -84,7 +84,7 @@ fn look_once(options: &Diff, pinned: &Pinned) -> Result<Comparison> {
     Ok(compare(&maps, planner, objects, &run, &devices))
 }
 
-/// What the maps say against what they would after the agent's next round. Pure.
+/// What the maps say against what they would after the agent's next round. Pure, but for the sockets of the node.
 fn compare(
     maps: &Snapshot,
     planner: Planner,
@@ -108,7 +108,7 @@ pub(crate) struct Planned {
     pub(crate) refusals: Vec<Refusal>,
 }
 
-/// The agent's next rounds, planned and not done. Pure.
+/// The agent's next rounds, planned and not done.
 pub(crate) fn planned(
     planner: Planner,
     objects: Objects,
@@ -117,7 +117,7 @@ pub(crate) fn planned(
 ) -> Planned {
     let node_ips = run::node_ips(options, &objects.cluster, devices);
     let (facts, all) = run::facts(options, &objects.cluster, devices, &node_ips);
-    let mut reconciler = Reconciler::new(objects.cluster, planner);
+    let mut reconciler = Reconciler::new(objects.cluster, planner).with_listening(run::listening);
     reconciler.set_cluster_ranges(options.cluster_cidr.iter().copied());
     reconciler.set_facts(facts, all);
     let mut refusals = objects.refusals;

@@ -21,6 +21,7 @@ pub mod diff;
 pub mod explain;
 pub mod filter;
 pub mod get;
+pub mod guard;
 pub mod health;
 pub mod inspect;
 pub mod logging;

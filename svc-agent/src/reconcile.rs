@@ -1,5 +1,5 @@
 //! The user side's line in one place: events into the Cluster, what became dirty through `compile`, claims and `plan`.
-//! Pure; reads no clock, writes no map.
+//! Pure, but for what it is given to ask where the node's processes listen; reads no clock, writes no map.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,7 +10,8 @@ use crate::claims::Claims;
 use crate::cluster::{Cluster, Event};
 use crate::compile::{Facts, compile, health_check};
 use crate::config::Cidr;
-use crate::desired::{HealthCheck, Refusal, Service, ServiceName};
+use crate::desired::{HealthCheck, Protocol, Refusal, Service, ServiceName};
+use crate::guard::{self, Held, Holder, Listener, Place};
 use crate::plan::{Changes, Planner};
 
 /// The Cluster, the mirror of the maps, and what lies between them.
@@ -29,7 +30,17 @@ pub struct Reconciler {
     places_told: bool,
     /// Of the Services that have any, see [`Self::no_local_endpoints`].
     without_local: BTreeMap<ServiceName, [[usize; 2]; 2]>,
+    listening: Listening,
+    /// External addresses that are the node's.
+    asked_of_node: BTreeSet<Place>,
+    /// Those of them that processes listen on, and did when last looked at: one that starts again keeps its port.
+    processes: [BTreeSet<Place>; 2],
+    /// The node has other addresses since.
+    moved: bool,
 }
+
+/// Where processes of the node listen.
+pub type Listening = fn() -> Vec<Listener>;
 
 type Compiled = (Service, Vec<Refusal>);
 
@@ -63,7 +74,18 @@ impl Reconciler {
             restored: false,
             places_told: false,
             without_local: BTreeMap::new(),
+            listening: Vec::new,
+            asked_of_node: BTreeSet::new(),
+            processes: Default::default(),
+            moved: false,
         }
+    }
+
+    /// Whom to ask what the node's own processes listen on, which external addresses may not take.
+    #[must_use]
+    pub fn with_listening(mut self, listening: Listening) -> Self {
+        self.listening = listening;
+        self
     }
 
     /// Takes in an event; whether it is news for any Service.
@@ -90,6 +112,7 @@ impl Reconciler {
             self.dirty_all();
         }
         self.places_told &= node_addresses == self.node_addresses;
+        self.moved = true;
         self.node_addresses = node_addresses;
     }
 
@@ -144,6 +167,7 @@ impl Reconciler {
         loop {
             // All claims first: nobody is given for a moment what is another's.
             self.compile_dirty();
+            self.hold();
             while let Some((name, compiled)) = self.compiled.pop_first() {
                 let (desired, refusals) =
                     compiled.unwrap_or_else(|| compile(&self.cluster, &name, &self.facts));
@@ -183,6 +207,47 @@ impl Reconciler {
             self.compiled
                 .insert(name, few.then_some((desired, refusals)));
         }
+    }
+
+    /// Whether an external address is one of the node's: what its processes listen on is to be looked at now and then.
+    pub fn asks_of_node(&self) -> bool {
+        !self.asked_of_node.is_empty()
+    }
+
+    /// Looks again; the next round follows.
+    pub fn look_at_listeners(&mut self) {
+        let now = self.listened_on();
+        let [processes, before] = &mut self.processes;
+        *before = std::mem::replace(processes, now);
+    }
+
+    fn listened_on(&self) -> BTreeSet<Place> {
+        if self.asked_of_node.is_empty() {
+            return BTreeSet::new();
+        }
+        let listeners = (self.listening)();
+        guard::of_processes(&self.asked_of_node, &listeners, &self.facts.node_addresses)
+    }
+
+    /// Tells the claims what no external address may be; before anything of that is planned.
+    fn hold(&mut self) {
+        if self.claims.take_news_from_outside() | std::mem::take(&mut self.moved) {
+            let addresses = self.node_addresses.iter();
+            let asked = addresses.flat_map(|ip| self.claims.from_outside_at(*ip));
+            self.asked_of_node = asked.map(|(place, _)| place).collect();
+            let now = self.listened_on();
+            let [processes, before] = &mut self.processes;
+            processes.extend(now);
+            processes.retain(|place| self.asked_of_node.contains(place));
+            before.retain(|place| self.asked_of_node.contains(place));
+        }
+        let by_process = self.processes.iter().flatten();
+        let mut held: Held = by_process.map(|place| (*place, Holder::Process)).collect();
+        let api = guard::api_servers(&self.cluster).into_iter();
+        let api = api.chain(self.facts.api_server);
+        held.extend(api.map(|at| ((at, Protocol::Tcp), Holder::ApiServer)));
+        let node_name = self.cluster.node_name();
+        self.dirty.extend(self.claims.hold(held, node_name));
     }
 
     fn plan(
@@ -228,3 +293,6 @@ fn without_local(service: &Service) -> [[usize; 2]; 2] {
     }
     counts
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,7 @@ use recount::Recount;
 use report::SelfTest;
 use rest::Rest;
 
-pub(crate) use facts::{facts, node_ips};
+pub(crate) use facts::{facts, listening, node_ips};
 pub use start::cgroup_root;
 
 /// Events that come together are planned together: a change goes at once when the last one is so long ago; in a storm
@@ -87,6 +87,7 @@ pub async fn run(options: &Run) -> Result<()> {
             () = sleep_until(due), if due.is_some() => agent.attach_again().await,
         }
         agent.look_again();
+        agent.look_at_listeners();
         agent.settle();
         agent.recount().await;
         agent.serve_health_checks().await;
@@ -144,6 +145,7 @@ struct Agent<'a> {
     attached_for: Vec<IpAddr>,
     /// The node is another since its facts were taken.
     other_node: bool,
+    listeners_due: Option<Instant>,
     synced: bool,
     recount: Recount,
     rest: Rest,
@@ -197,7 +199,8 @@ impl<'a> Agent<'a> {
                 pod_devices: options.pod_devices.clone(),
             },
             dataplane,
-            reconciler: Reconciler::new(cluster(options, node_name), planner),
+            reconciler: Reconciler::new(cluster(options, node_name), planner)
+                .with_listening(listening),
             refusals: Refusals::default(),
             notices,
             metrics,
@@ -213,6 +216,7 @@ impl<'a> Agent<'a> {
             reattach: None,
             attached_for: Vec::new(),
             other_node: true,
+            listeners_due: None,
             synced: false,
             recount: Recount::default(),
             rest: Rest::new(Instant::now()),
@@ -233,6 +237,7 @@ impl<'a> Agent<'a> {
             .chain(self.reattach)
             .chain(self.recount.due())
             .chain(self.past.due())
+            .chain(self.listeners_due)
             // While a write is to be repeated, nothing is tested.
             .chain(self.self_test.due().filter(|_| !self.pace.has_failed()))
             .chain(self.health_checks.due())

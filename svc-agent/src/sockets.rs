@@ -1,8 +1,10 @@
 //! Sockets that are connected to a backend which no longer serves (D7 for `--socket-lb all`): no packet of theirs is
 //! ever seen by the packet path, so they are aborted, and the application connects anew.
 
+mod listening;
 mod live;
 
+pub use listening::listening;
 pub use live::{Connected, Live, Open, live, open, open_in};
 
 use std::collections::btree_map::Entry;

@@ -179,7 +179,8 @@ fn error<F: Family>(packet: &Packet, segment: &mut Segment<F>) -> Result<(), Asi
     let dst = wire::dst::<F>(packet, quoted).ok_or(Reason::Truncated)?;
     let payload = F::payload(packet, quoted).ok_or(Reason::Truncated)?;
     transport(&payload)?;
-    if payload.part == Part::Later {
+    // An error goes to who has sent what it quotes; another one lies, and nobody's flow is to hear of it.
+    if payload.part == Part::Later || !segment.key.dst.is(&src) {
         return Err(Aside::NotOurs);
     }
     let (sport, dport) = wire::ports(packet, payload.l4).ok_or(Reason::Truncated)?;

@@ -279,6 +279,9 @@ fn assign<F: Family>(
     let Some(frontend) = tables.frontend(&frontend) else {
         return Err(unmatched(scope, address, tables));
     };
+    if client == Client::Outside && is_forged(&key.src, tables) {
+        return Err(Aside::NotOurs);
+    }
     let n = || {
         if frontend.flags & frontend_flags::MAGLEV != 0 {
             flow_hash(key)
@@ -316,6 +319,12 @@ pub fn scope<F: Family>(client: Client, addr: &F::Addr, tables: &impl Tables<F>)
     } else {
         client.scope()
     }
+}
+
+/// Whether nobody outside can have such an address: it is this node's, or a ClusterIP. The stack takes it for a martian.
+#[inline(never)]
+fn is_forged<F: Family>(src: &F::Addr, tables: &impl Tables<F>) -> bool {
+    tables.address(src) & (address_flags::NODE | address_flags::CLUSTER_IP) != 0
 }
 
 /// Whether the node is so configured.

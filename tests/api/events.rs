@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use xtask::agents::eventually;
 use xtask::topology::in_namespace;
 
+use crate::objects::{create_service, set_endpoints};
 use crate::server::ApiServer;
 use crate::{Cluster, SOON, topology};
 
@@ -141,4 +142,32 @@ fn a_health_check_port_in_use_is_kube_proxys_event_and_the_other_node_answers() 
         !logs.to_lowercase().contains("forbidden"),
         "the agent lacks a right:\n{logs}"
     );
+}
+
+#[test]
+fn the_api_servers_own_address_is_nobodys_and_that_is_an_event() {
+    let topology = topology();
+    let cluster = Cluster::start(&topology);
+    let address = topology.place("lan").v4;
+    let spec = json!({"externalIPs": [address], "ports": [{"name": "api", "port": 6443}, {"name": "web", "port": 80}]});
+    create(&cluster.api, "captor", spec);
+    let reason = "AddressNotAllowed";
+    let found = || Ok(!events(&cluster.api, reason).is_empty());
+    if let Err(error) = eventually("there is an Event", SOON, found) {
+        panic!("{error}\n{}", cluster.logs());
+    }
+    let all = events(&cluster.api, reason);
+    let notes: Vec<&str> = all.iter().filter_map(|e| e.note.as_deref()).collect();
+    let own = format!(
+        "externalIP {address} port 6443/TCP is the API server's own; write another address or port"
+    );
+    assert_eq!(notes, [own.as_str()]);
+    for agent in &cluster.agents {
+        let said = || Ok(agent.log().contains(&own));
+        eventually("the log says it", SOON, said).unwrap();
+    }
+    // The agents still hear of what is new: nothing stands between them and the API server.
+    create_service(&cluster.api).unwrap();
+    set_endpoints(&cluster.api, &topology, &["pod-a"]).unwrap();
+    cluster.expect_answers_from(&["pod-a"]);
 }

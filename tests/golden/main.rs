@@ -36,6 +36,7 @@ fn agent(case: &str, events: Vec<Event>, planner: Planner) -> Reconciler {
         node_port_addresses: addresses.to_vec(),
         node_addresses: addresses.to_vec(),
         external_cluster_ip: case == "external-cluster-ip",
+        ..Facts::default()
     };
     let mut agent = Reconciler::new(cluster, planner);
     agent.set_facts(facts, BTreeSet::from(addresses));

@@ -23,7 +23,8 @@ pub struct Frontend<'a> {
     pub kind: Kind,
 }
 
-/// The frontend that a packet asks for. A13: of several the oldest Service's, then the first by name.
+/// The frontend that a packet asks for. A13: of several that whose address is hardest to come by, then the oldest Service's,
+/// then the first by name.
 pub fn find<'a>(
     cluster: &'a Cluster,
     node: &Node,
@@ -31,7 +32,29 @@ pub fn find<'a>(
     protocol: Protocol,
 ) -> Option<Frontend<'a>> {
     let claims = proxied(cluster).filter_map(|service| of_service(service, node, to, protocol));
-    claims.min_by_key(|frontend| (frontend.service.created, &frontend.service.name))
+    let allowed = claims.filter(|frontend| !is_captured(cluster, frontend, to.ip()));
+    allowed.min_by_key(|frontend| {
+        let Service { created, name, .. } = frontend.service;
+        (rank(frontend.kind), *created, name)
+    })
+}
+
+/// CVE-2020-8554: ClusterIPs and node ports are given out by the API server, addresses of load balancers by their
+/// controllers; external IPs are whatever the Service says.
+fn rank(kind: Kind) -> u8 {
+    match kind {
+        Kind::ClusterIp => 0,
+        Kind::NodePort => 1,
+        Kind::External { firewalled: true } => 2,
+        Kind::External { firewalled: false } => 3,
+    }
+}
+
+/// CVE-2020-8554: nobody has another Service's ClusterIP from outside, not even ports that it does not use.
+fn is_captured(cluster: &Cluster, frontend: &Frontend, ip: IpAddr) -> bool {
+    matches!(frontend.kind, Kind::External { .. })
+        && proxied(cluster)
+            .any(|other| other.name != frontend.service.name && other.cluster_ips.contains(&ip))
 }
 
 /// A1: not those of other proxies, nor those without an address. A2: not headless ones. A3: no ExternalNames.

@@ -11,6 +11,7 @@ mod explain;
 mod facts;
 mod follow;
 mod gone;
+mod hostile;
 mod inspect;
 mod least;
 mod life;
@@ -178,6 +179,7 @@ fn main() {
             past::CASES,
             dsr::CASES,
             watch::CASES,
+            hostile::CASES,
         ];
         for case in cases
             .into_iter()

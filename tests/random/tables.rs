@@ -70,6 +70,7 @@ impl Agent {
             node_addresses: seen.addresses.clone(),
             node_port_addresses: node_port_addresses(&setting, &seen.addresses, &node.addresses),
             external_cluster_ip: node.external_cluster_ip,
+            ..Facts::default()
         };
         let own = node.addresses.iter().chain(&node.ips).copied();
         self.reconciler.set_facts(facts, own.collect());

@@ -22,6 +22,10 @@ fn addr(port: u16) -> FrontendAddr {
 
 /// A Service with one port, and a run of its own for each frontend.
 fn service(n: &str, frontends: &[u16]) -> Service {
+    service_by(FrontendKind::ExternalIp, n, frontends)
+}
+
+fn service_by(kind: FrontendKind, n: &str, frontends: &[u16]) -> Service {
     let run = |p: &u16| Run {
         algorithm: Algorithm::Random,
         endpoints: vec![Endpoint {
@@ -32,7 +36,7 @@ fn service(n: &str, frontends: &[u16]) -> Service {
         }],
     };
     let frontend = |run| Frontend {
-        kind: FrontendKind::ExternalIp,
+        kind,
         run,
         drop_when_empty: false,
         local_set: false,
@@ -178,4 +182,128 @@ fn a_place_has_one_owner_from_wherever_it_is_asked() {
     let (served, refusals) = claims.award(&name("younger"), younger);
     assert!(served.ports[0].frontends.is_empty());
     assert_eq!(refusals.len(), 1);
+}
+
+fn frontends(service: &Service) -> Vec<u16> {
+    service.ports[0].frontends.keys().map(|a| a.port).collect()
+}
+
+/// What was there first does not matter: who is given an address by the API server cannot know what others wrote before.
+#[test]
+fn whose_address_is_harder_to_forge_wins_whoever_is_older() {
+    use FrontendKind::{ClusterIp, ExternalIp, LoadBalancer, NodePort};
+    let kinds = [ClusterIp, NodePort, LoadBalancer, ExternalIp];
+    let words = ["the clusterIP", "a nodePort", "the load balancer's address"];
+    for (i, kind) in kinds.into_iter().enumerate() {
+        for forger in &kinds[i + 1..] {
+            let mut claims = Claims::default();
+            let (old, young) = ("2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z");
+            let forged = service_by(*forger, "a-forger", &[80]);
+            claims.update(&name("a-forger"), Some(&old.into()), &forged);
+            let owned = service_by(kind, "victim", &[80]);
+            let affected = claims.update(&name("victim"), Some(&young.into()), &owned);
+            assert_eq!(affected, [name("a-forger")].into());
+            assert_eq!(
+                claims.award(&name("victim"), owned.clone()),
+                (owned, vec![])
+            );
+            let (served, refusals) = claims.award(&name("a-forger"), forged);
+            assert!(frontends(&served).is_empty());
+            let why = format!(
+                "192.0.2.1 port 80/TCP is {} of Service default/victim; give one of them another address or port",
+                words[i]
+            );
+            assert_eq!(refusals[0].why, why);
+            assert_eq!(refusals[0].fault, Fault::FrontendConflict);
+        }
+    }
+}
+
+#[test]
+fn no_external_address_is_another_services_cluster_ip_not_even_at_an_unused_port() {
+    let mut claims = Claims::default();
+    let forged = service("forger", &[8080]);
+    claims.update(&name("forger"), None, &forged);
+    assert_eq!(
+        frontends(&claims.award(&name("forger"), forged.clone()).0),
+        [8080]
+    );
+    let victim = service_by(FrontendKind::ClusterIp, "victim", &[53]);
+    assert_eq!(
+        claims.update(&name("victim"), None, &victim),
+        [name("forger")].into()
+    );
+    let (served, refusals) = claims.award(&name("forger"), forged.clone());
+    assert!(frontends(&served).is_empty());
+    assert_eq!(
+        refusals[0].to_string(),
+        "Service default/forger: externalIP 192.0.2.1 is the clusterIP of Service default/victim; write another address"
+    );
+    // A Service's own clusterIP is no news to it.
+    let both = service_by(FrontendKind::LoadBalancer, "victim", &[9090]);
+    assert!(claims.award(&name("victim"), both).1.is_empty());
+    assert_eq!(
+        claims.update(&name("victim"), None, &Service::default()),
+        [name("forger")].into()
+    );
+    assert!(claims.award(&name("forger"), forged).1.is_empty());
+}
+
+#[test]
+fn what_is_held_no_external_address_has_and_what_was_given_out_is_not_touched() {
+    use FrontendKind::{ClusterIp, ExternalIp, LoadBalancer, NodePort};
+    let at = |port: u16| {
+        let at = SocketAddr::from(([192, 0, 2, 1], port));
+        (at, Protocol::Tcp)
+    };
+    let held = Held::from([(at(22), Holder::Process), (at(6443), Holder::ApiServer)]);
+    for kind in [ClusterIp, NodePort, LoadBalancer, ExternalIp] {
+        let mut claims = Claims::default();
+        let asked = service_by(kind, "web", &[22, 80, 6443]);
+        claims.update(&name("web"), None, &asked);
+        let affected = claims.hold(held.clone(), "node1");
+        let (served, refusals) = claims.award(&name("web"), asked.clone());
+        if !kind.is_external() {
+            assert!(affected.is_empty() && refusals.is_empty(), "{kind:?}");
+            continue;
+        }
+        assert_eq!(affected, [name("web")].into());
+        assert_eq!(frontends(&served), [80]);
+        let field = kind.field();
+        let whys: Vec<&str> = refusals.iter().map(|r| r.why.as_str()).collect();
+        assert_eq!(
+            whys,
+            [
+                format!(
+                    "{field} 192.0.2.1 port 22/TCP is what a process of node node1 listens on; write another address or port"
+                ),
+                format!(
+                    "{field} 192.0.2.1 port 6443/TCP is the API server's own; write another address or port"
+                ),
+            ]
+        );
+        assert!(refusals.iter().all(|r| r.fault == Fault::AddressNotAllowed));
+        assert!(claims.hold(held.clone(), "node1").is_empty(), "no news");
+        assert_eq!(claims.hold(Held::new(), "node1"), [name("web")].into());
+        assert!(claims.award(&name("web"), asked).1.is_empty());
+    }
+}
+
+/// A load balancer in front of the API servers is a Service like any other.
+#[test]
+fn who_sends_to_the_api_servers_may_have_their_address() {
+    let api = |text: &str| (text.parse().unwrap(), Protocol::Tcp);
+    let held = Held::from([
+        (api("192.0.2.1:6443"), Holder::ApiServer),
+        (api("10.0.0.1:6443"), Holder::ApiServer),
+    ]);
+    let mut claims = Claims::default();
+    // Its endpoint is 10.0.0.1 at the port's own number.
+    let front = service("front", &[6443]);
+    claims.update(&name("front"), None, &front);
+    claims.hold(held, "node1");
+    assert!(claims.award(&name("front"), front.clone()).1.is_empty());
+    let mut forged = front;
+    forged.ports[0].runs[0].endpoints[0].ip = [10, 0, 0, 2].into();
+    assert_eq!(claims.award(&name("front"), forged).1.len(), 1);
 }

@@ -7,7 +7,7 @@ use svc_common::table::Scope;
 use super::{Facts, Refused};
 use crate::cluster::{Service, ServicePort, ServiceType, TrafficPolicy};
 use crate::config::{Cidr, NodePortAddresses};
-use crate::desired::{Algorithm, FrontendKind};
+use crate::desired::{Algorithm, Fault, FrontendKind};
 
 /// One way to be asked.
 pub(super) struct Ask {
@@ -80,17 +80,30 @@ pub(super) fn addresses(
             .iter()
             .map(at(FrontendKind::ExternalIp, port.port)),
     );
-    all.retain(|(kind, ip, _)| match nonsense(*ip) {
-        Some(what) => {
-            refused.because(format!(
-                "{} {ip} is {what}: no traffic can come to it; write another address",
-                field(*kind)
-            ));
+    all.retain(|(kind, ip, _)| match objection(*kind, *ip, facts) {
+        Some((fault, why)) => {
+            refused.add(fault, format!("{} {ip} is {why}", kind.field()));
             false
         }
         None => true,
     });
     all
+}
+
+/// Why an address is not served, whoever asks for it.
+fn objection(kind: FrontendKind, ip: IpAddr, facts: &Facts) -> Option<(Fault, String)> {
+    let link_local = matches!(ip, IpAddr::V4(ip) if ip.is_link_local()) && kind.is_external();
+    if let Some(what) = nonsense(ip).or(link_local.then_some("a link-local address")) {
+        let why = format!("{what}: no traffic can come to it; write another address");
+        return Some((Fault::InvalidField, why));
+    }
+    let (allowed, flag) = match kind {
+        FrontendKind::ExternalIp => (&facts.external_ips, "--service-external-ip-range"),
+        FrontendKind::LoadBalancer => (&facts.load_balancer_ips, "--loadbalancer-ip-range"),
+        FrontendKind::ClusterIp | FrontendKind::NodePort => return None,
+    };
+    let why = || format!("not in {flag}: write another address, or have it added there");
+    (!allowed.allows(ip)).then(|| (Fault::AddressNotAllowed, why()))
 }
 
 fn has_node_port(service: &Service, port: &ServicePort, refused: &mut Refused) -> bool {
@@ -131,16 +144,8 @@ fn nonsense(ip: IpAddr) -> Option<&'static str> {
         _ if ip.is_multicast() => Some("a multicast address"),
         IpAddr::V4(ip) if ip.is_broadcast() => Some("the broadcast address"),
         IpAddr::V6(ip) if ip.is_unicast_link_local() => Some("a link-local address"),
+        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => Some("an IPv4-mapped address"),
         IpAddr::V4(_) | IpAddr::V6(_) => None,
-    }
-}
-
-fn field(kind: FrontendKind) -> &'static str {
-    match kind {
-        FrontendKind::ClusterIp => "clusterIP",
-        FrontendKind::NodePort => "the node's address",
-        FrontendKind::LoadBalancer => "status.loadBalancer.ingress",
-        FrontendKind::ExternalIp => "externalIP",
     }
 }
 

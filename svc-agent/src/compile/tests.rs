@@ -41,6 +41,7 @@ fn facts() -> Facts {
         node_port_addresses: vec![ip("172.18.0.11"), ip("fd00:18::11")],
         node_addresses: vec![ip("172.18.0.11"), ip("fd00:18::11")],
         external_cluster_ip: false,
+        ..Facts::default()
     }
 }
 

@@ -75,15 +75,25 @@ impl Cidr {
     }
 }
 
+/// The bits in front of an IPv4-mapped address.
+const MAPPED: u8 = 96;
+
 impl FromStr for Cidr {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
         let wrong = || format!("{s:?} is not an address range, such as 192.0.2.0/24 or fd00::/8");
         let (network, length) = s.split_once('/').ok_or_else(wrong)?;
-        let network = network.parse().map_err(|_| wrong())?;
-        let length = length.parse().map_err(|_| wrong())?;
-        Cidr::new(network, length).ok_or_else(wrong)
+        let network: IpAddr = network.parse().map_err(|_| wrong())?;
+        let length: u8 = length.parse().map_err(|_| wrong())?;
+        match network {
+            // RFC 4291 §2.5.5.2: who writes this means IPv4, and no packet of IPv6 has such an address.
+            IpAddr::V6(ip) if length >= MAPPED && ip.to_ipv4_mapped().is_some() => {
+                Cidr::new(network.to_canonical(), length - MAPPED)
+            }
+            _ => Cidr::new(network, length),
+        }
+        .ok_or_else(wrong)
     }
 }
 
@@ -119,6 +129,15 @@ mod tests {
         assert_eq!(first("192.0.2.77/32"), "192.0.2.77");
         assert_eq!(first("192.0.2.77/0"), "0.0.0.0");
         assert_eq!(first("fd00:1::1/16"), "fd00::");
+    }
+
+    #[test]
+    fn a_range_of_ipv4_mapped_addresses_is_one_of_ipv4() {
+        let range: Cidr = "::ffff:192.0.2.0/120".parse().unwrap();
+        assert_eq!(range, "192.0.2.0/24".parse().unwrap());
+        assert!("::ffff:192.0.2.0/129".parse::<Cidr>().is_err());
+        // More than the IPv4-mapped ones.
+        assert!(!"::/0".parse::<Cidr>().unwrap().is_ipv4());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -12,7 +12,13 @@ use crate::compile::{Facts, node_port_addresses};
 use crate::config::{Run, Xdp};
 use crate::dataplane;
 use crate::desired::{Fault, Refusal};
+use crate::guard::Listener;
 use crate::node::{self, Devices, Reached, Watch};
+use crate::sockets;
+use crate::source;
+
+/// How often what the node's processes listen on is looked at, where an external address is the node's.
+const LISTENERS: Duration = Duration::from_secs(10);
 
 impl Agent<'_> {
     /// Reads the node again after netlink said that something changed, or that it has nothing more to say.
@@ -118,6 +124,17 @@ impl Agent<'_> {
         served_addresses(self.options, &self.devices, node_ips)
     }
 
+    /// Looks what processes of the node listen on, when it is time and somebody else asks for that.
+    pub(super) fn look_at_listeners(&mut self) {
+        let now = Instant::now();
+        if !self.reconciler.asks_of_node() {
+            self.listeners_due = None;
+        } else if *self.listeners_due.get_or_insert(now + LISTENERS) <= now {
+            self.listeners_due = Some(now + LISTENERS);
+            self.reconciler.look_at_listeners();
+        }
+    }
+
     pub(super) fn take_facts(&mut self) {
         let cluster = &self.reconciler.cluster;
         self.health
@@ -160,9 +177,25 @@ pub(crate) fn facts(
         node_port_addresses: served_addresses(options, devices, node_ips),
         node_addresses: node_ips.to_vec(),
         external_cluster_ip: options.external_cluster_ip,
+        external_ips: options.service_external_ip_range.clone(),
+        load_balancer_ips: options.loadbalancer_ip_range.clone(),
+        api_server: match options.manifests {
+            Some(_) => None,
+            None => source::kube::address(options.kubeconfig.as_deref()),
+        },
     };
     let own = node::own_addresses(devices).into_iter();
     (facts, own.chain(node_ips.iter().copied()).collect())
+}
+
+/// What processes of the node listen on.
+pub(crate) fn listening() -> Vec<Listener> {
+    sockets::listening().unwrap_or_else(|error| {
+        tracing::warn!(
+            "listing the node's listening sockets: {error}; external addresses of the node may take their ports"
+        );
+        Vec::new()
+    })
 }
 
 /// The device went after it was listed: the kernel is about to say so.

@@ -7,6 +7,7 @@ mod trimmed;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,38 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, Error> {
     // 429, 503 and 504 would be tried again out of sight, after up to 1000 s. Watches have waits of their own.
     config.default_retry = false;
     Ok(Client::try_from(config)?)
+}
+
+/// Where the API server is asked, if that is written as an address: its own, or a load balancer's in front of it.
+pub fn address(kubeconfig: Option<&Path>) -> Option<SocketAddr> {
+    let url = match kubeconfig {
+        Some(path) => server(&Kubeconfig::read_from(path).ok()?)?,
+        None => Config::incluster().ok()?.cluster_url.to_string(),
+    };
+    of_url(&url)
+}
+
+/// That of the context in use.
+fn server(config: &Kubeconfig) -> Option<String> {
+    let wanted = config.current_context.as_ref();
+    let mut contexts = config.contexts.iter();
+    let context = contexts.find(|named| Some(&named.name) == wanted)?;
+    let wanted = &context.context.as_ref()?.cluster;
+    let cluster = config.clusters.iter().find(|named| named.name == *wanted)?;
+    cluster.cluster.as_ref()?.server.clone()
+}
+
+fn of_url(url: &str) -> Option<SocketAddr> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let port = if scheme == "http" { 80 } else { 443 };
+    let with_default = || {
+        Some(SocketAddr::new(
+            authority.trim_matches(['[', ']']).parse().ok()?,
+            port,
+        ))
+    };
+    authority.parse().ok().or_else(with_default)
 }
 
 /// Turns notices into Events, until nobody has any more.

@@ -41,6 +41,7 @@ both_families!(
     other_icmp_is_nobodys,
     a_lying_quote_is_truncated,
     an_error_about_a_later_fragment_is_nobodys,
+    an_error_to_somebody_else_than_it_quotes_is_nobodys,
 );
 
 fn an_icmp_error_belongs_to_the_answers_of_the_flow_it_is_about<F: Family>() {
@@ -111,6 +112,18 @@ fn an_error_about_a_later_fragment_is_nobodys<F: Family>() {
         parse::<F>(&error(quoted.fragment(1, 2, true))),
         Err(Aside::NotOurs)
     );
+}
+
+/// Or else whoever can guess a flow's ports could send errors about it by any address of ours.
+fn an_error_to_somebody_else_than_it_quotes_is_nobodys<F: Family>() {
+    for make in [tcp, udp] {
+        let quoted = make(pod::<F>(1), remote_pod::<F>(2));
+        let error = |to| parse::<F>(&icmp_error(outside::<F>(1), to, &quoted).build());
+        assert!(error(pod::<F>(1)).is_ok());
+        for to in [pod::<F>(2), cluster_ip::<F>(1), remote_pod::<F>(2)] {
+            assert_eq!(error(to), Err(Aside::NotOurs), "{to}");
+        }
+    }
 }
 
 #[test]
@@ -260,7 +273,7 @@ fn world<F: Family>() -> Memory<F> {
 
 /// A good frame of some kind, with a few bytes changed and cut somewhere.
 fn mangled<F: Family>() -> impl Strategy<Value = Vec<u8>> {
-    let quoted = tcp(pod::<F>(2), pod::<F>(1)).from(pod::<F>(2), 8_080);
+    let quoted = tcp(cluster_ip::<F>(1), pod::<F>(1)).from(cluster_ip::<F>(1), 80);
     let base = prop::sample::select(vec![
         tcp(pod::<F>(1), cluster_ip::<F>(1)).syn().build(),
         udp(pod::<F>(1), cluster_ip::<F>(1))

@@ -3,6 +3,7 @@ mod choice;
 mod clients;
 mod ends;
 mod flows;
+mod hostile;
 mod model;
 mod rules;
 mod tunnels;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::NodePortAddresses;
-use crate::desired::Algorithm;
+use crate::desired::{Algorithm, Fault};
 
 #[test]
 fn every_kind_of_frontend_is_served_in_its_scopes_families_and_algorithms() {
@@ -118,6 +118,14 @@ fn a_frontend_that_makes_no_sense_is_refused_by_name_and_the_others_are_served()
             "externalIP 127.0.0.1 is a loopback address: no traffic can come to it; write another address",
         ),
         (
+            with(&|s| s.external_ips = vec![ip("169.254.169.254")]),
+            "externalIP 169.254.169.254 is a link-local address: no traffic can come to it; write another address",
+        ),
+        (
+            with(&|s| s.external_ips = vec![ip("::ffff:192.0.2.1")]),
+            "externalIP ::ffff:192.0.2.1 is an IPv4-mapped address: no traffic can come to it; write another address",
+        ),
+        (
             with(&|s| s.load_balancer_ips = vec![ip("224.0.0.1")]),
             "status.loadBalancer.ingress 224.0.0.1 is a multicast address: no traffic can come to it; write another address",
         ),
@@ -212,4 +220,36 @@ fn node_ports_are_served_on_the_primary_addresses_or_on_those_in_the_ranges() {
         [ip("192.0.2.1"), ip("fd00::1"), ip("fd00::2")],
         "a family without a range has all"
     );
+}
+
+#[test]
+fn external_addresses_that_the_node_is_not_to_serve_are_refused_and_the_others_are_served() {
+    let facts = Facts {
+        external_ips: "none".parse().unwrap(),
+        load_balancer_ips: "192.0.2.0/24".parse().unwrap(),
+        ..facts()
+    };
+    let cluster = cluster(service(), vec![]);
+    let (compiled, refusals) = compile(&cluster, &name(), &facts);
+    let said: Vec<(Fault, String)> = refusals.into_iter().map(|r| (r.fault, r.why)).collect();
+    let not = |what: &str, flag: &str| {
+        let why = format!("{what} is not in {flag}: write another address, or have it added there");
+        (Fault::AddressNotAllowed, why)
+    };
+    let (external, balancer) = ("--service-external-ip-range", "--loadbalancer-ip-range");
+    assert_eq!(
+        said,
+        [
+            not("status.loadBalancer.ingress 2001:db8::127", balancer),
+            not("externalIP 198.51.100.32", external),
+            not("externalIP 2001:db8::32", external),
+        ]
+    );
+    let served: BTreeSet<_> = compiled.ports[0]
+        .frontends
+        .iter()
+        .filter(|(_, frontend)| frontend.kind.is_external())
+        .map(|(addr, _)| addr.ip)
+        .collect();
+    assert_eq!(served, [ip("192.0.2.127")].into());
 }

@@ -62,7 +62,7 @@ fn event(notice: &Notice, node_name: &str, now: jiff::Timestamp) -> Event {
     } = notice;
     // The other nodes see the mistakes in objects too; these are only this one's.
     let note = match fault {
-        Fault::InvalidField | Fault::FrontendConflict => note.clone(),
+        Fault::InvalidField | Fault::FrontendConflict | Fault::AddressNotAllowed => note.clone(),
         Fault::TableFull | Fault::FailedToStartServiceHealthcheck | Fault::NotAttached => {
             format!("node {node_name}: {note}")
         }
@@ -114,7 +114,7 @@ fn event(notice: &Notice, node_name: &str, now: jiff::Timestamp) -> Event {
 const fn action(fault: Fault) -> &'static str {
     match fault {
         Fault::InvalidField => "Read",
-        Fault::FrontendConflict | Fault::TableFull => "Program",
+        Fault::FrontendConflict | Fault::AddressNotAllowed | Fault::TableFull => "Program",
         Fault::FailedToStartServiceHealthcheck => "Listen",
         Fault::NotAttached => "Attach",
     }
@@ -192,6 +192,7 @@ mod tests {
         for (fault, same) in [
             (Fault::FrontendConflict, true),
             (Fault::InvalidField, true),
+            (Fault::AddressNotAllowed, true),
             (Fault::TableFull, false),
             (Fault::FailedToStartServiceHealthcheck, false),
         ] {

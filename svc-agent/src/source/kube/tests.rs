@@ -190,3 +190,17 @@ async fn a_client_for_https_can_be_made() {
     // Without a cryptography provider compiled in, this is where it would show.
     assert!(Client::try_from(Config::new("https://127.0.0.1:6443".parse().unwrap())).is_ok());
 }
+
+#[test]
+fn the_api_servers_address_is_that_of_the_url_if_it_is_written_as_one() {
+    for (url, at) in [
+        ("https://172.18.0.11:6443", Some("172.18.0.11:6443")),
+        ("https://[fd00::1]:6443/", Some("[fd00::1]:6443")),
+        ("https://10.96.0.1", Some("10.96.0.1:443")),
+        ("https://[fd00::1]/prefix", Some("[fd00::1]:443")),
+        ("https://api.example.org:6443", None),
+        ("not a url", None),
+    ] {
+        assert_eq!(of_url(url), at.map(|at| at.parse().unwrap()), "{url}");
+    }
+}
