@@ -67,7 +67,7 @@ fn let_go(lab: &mut Lab) -> Result<()> {
         let (held, threads) = held(lab, number)?;
         let found: Vec<&str> = held.effective.iter().map(Capability::name).collect();
         ensure!(found == names, "{node} holds {held}, expected {names:?}");
-        ensure!(threads > 2, "{node} has {threads} threads");
+        ensure!(threads > 1, "{node} has {threads} threads");
         ensure!(
             held.no_new_privileges && held.filtered,
             "{node} holds {held}"
@@ -78,8 +78,6 @@ fn let_go(lab: &mut Lab) -> Result<()> {
         }
         let line = format!("\nPrivileges: {held}\n");
         ensure!(status.contains(&line), "{status}");
-        let log = lab.agents[number].log();
-        ensure!(log.contains(&format!("privileges: {held}")), "{log}");
     }
     // It follows what comes and goes.
     pod_d_joins(lab)?;
