@@ -12,16 +12,17 @@ use crate::wire::tcp;
 
 mod backing;
 pub mod table;
+pub mod worth;
 
 /// No duplicate of an old SYN lives longer (RFC 9293's MSL): after so long a silence a SYN is a new connection, and one
 /// that nobody answers is over (nf_conntrack_tcp_timeout_syn_sent).
 const MSL_SECONDS: u32 = 120;
 /// How long the peers of a closed TCP connection may still speak of it: the kernel's own TIME_WAIT.
 const TIME_WAIT_SECONDS: u32 = 60;
-/// How many SNAT ports are tried before the packet is dropped.
-const PORT_TRIES: u32 = 8;
-/// The last of them take the place of connections that have only just closed.
-const HARD_PRESSED: u32 = 6;
+const CONFIRMED_BY_ANSWERED: u8 = flow_state::CONFIRMED / flow_state::ESTABLISHED;
+/// How many SNAT ports are looked at for one that is free. If none is, that of the flow among them which is worth the least
+/// is taken, unless it is of a connection that both sides use.
+const PORTS: u32 = 32;
 
 impl<F: Family> Flow<F> {
     /// Fills in a new flow: the client that sent `key` asks for `backend`. Left to the caller: the epoch, which is read
@@ -105,6 +106,8 @@ impl<F: Family> Flow<F> {
             } else if lost && segment.tcp_flags & tcp::RST == 0 {
                 self.client_state |= flow_state::CLOSING;
                 return Step::Reset;
+            } else {
+                state |= self.confirmed(state);
             }
             state = closing(state, segment.tcp_flags, reply);
             // What the backend says goes another way.
@@ -124,7 +127,11 @@ impl<F: Family> Flow<F> {
                 return Step::Renew;
             }
             if reply {
-                state |= flow_state::ESTABLISHED;
+                // A stream that only the backend keeps up, and for longer than an answer takes.
+                let goes_on = state & (flow_state::ESTABLISHED * silence.min(1) as u8);
+                state |= flow_state::ESTABLISHED | (goes_on * CONFIRMED_BY_ANSWERED);
+            } else {
+                state |= self.confirmed(state);
             }
         }
         // Written only when it is news: the cache line is another CPU's, too.
@@ -181,10 +188,14 @@ impl<F: Family> Flow<F> {
         self.flags & flow_flags::LATE == 0 && !self.is_over(now, true, config)
     }
 
-    /// Whether nobody has answered yet, that we know of.
+    /// CONFIRMED, if a packet of the client's after its first says that it has heard the answer; of a tunnel's we cannot
+    /// know. Not by branches: the verifier walks everything after each of them once more.
     #[inline(always)]
-    fn is_unanswered(&self) -> bool {
-        self.state() & flow_state::ESTABLISHED == 0 && self.has_answers()
+    pub(crate) fn confirmed(&self, state: u8) -> u8 {
+        let answered = (state & flow_state::ESTABLISHED) * CONFIRMED_BY_ANSWERED;
+        let tunnelled =
+            (self.flags & flow_flags::TUNNEL) * (flow_state::CONFIRMED / flow_flags::TUNNEL);
+        answered | tunnelled
     }
 
     /// Seconds since the last packet. Another CPU's clock may be a tick ahead of ours.
@@ -218,8 +229,7 @@ impl<F: Family> Flow<F> {
             return silence > self.lifetime(config);
         }
         let state = self.state();
-        if state & flow_state::CLOSING != 0 || state & flow_state::BOTH_FIN == flow_state::BOTH_FIN
-        {
+        if worth::is_closed(state) {
             hard_pressed || silence > TIME_WAIT_SECONDS
         } else if state & flow_state::BOTH_FIN != 0 {
             silence > config.tcp_close_wait
@@ -352,14 +362,24 @@ pub fn count<F: Family>(flow: &Flow<F>, difference: i64, tables: &impl Tables<F>
     tables.count_connection(&flow.backend_key(), difference);
 }
 
-/// Writes down a new flow. `flow.reply.dst` is set; the port there is found here: the client's own port first, where that
-/// cannot collide, then ports of the node's SNAT range.
-#[inline(never)]
+/// Writes down a new flow. `flow.reply.dst` is set; the port there is found here.
+#[inline(always)]
 pub fn open<F: Family>(flow: &mut Flow<F>, tables: &impl Tables<F>) -> Result<(), Reason> {
     if !flow.has_answers() {
-        return placed(tables.insert_flow(flow, false));
+        return placed(tables.insert_flow(flow, worth::OVER));
     }
     let config = tables.config().ok_or(Reason::SnatPortsExhausted)?;
+    placed(tables.place_flow(flow, &config))
+}
+
+/// Inserts a flow with a port that the backend shall see: the client's own first, where that cannot collide, then ports of
+/// the node's SNAT range.
+#[inline(always)]
+pub fn place<F: Family>(
+    flow: &mut Flow<F>,
+    config: &NodeConfig,
+    mut insert: impl FnMut(&Flow<F>, u32) -> Insert,
+) -> Insert {
     let range = config.snat_max.wrapping_sub(config.snat_min) as u32 + 1;
     let client_port = flow.forward.sport.get();
     let own_address = flow.reply.dst == flow.forward.src;
@@ -375,9 +395,12 @@ pub fn open<F: Family>(flow: &mut Flow<F>, tables: &impl Tables<F>) -> Result<()
         ports,
         flow.forward.proto,
     );
-    let mut outcome = Insert::Taken;
+    // A packet must not be its own answer.
+    flow.reply.dport = flow.forward.dport;
+    let barred = flow.reply == flow.forward;
+    let (mut best, mut least) = (flow.forward.sport, worth::KEPT);
     let mut i = if own_port_is_free { 0 } else { 1 };
-    while i <= PORT_TRIES && outcome == Insert::Taken {
+    while i <= PORTS {
         flow.reply.dport = if i == 0 {
             flow.forward.sport
         } else {
@@ -385,21 +408,34 @@ pub fn open<F: Family>(flow: &mut Flow<F>, tables: &impl Tables<F>) -> Result<()
             crate::family::Port::new(config.snat_min.wrapping_add(offset as u16))
         };
         // A client that uses its own port again has done with the old connection.
-        let hard_pressed = i > HARD_PRESSED || i == 0 && own_address;
-        // A packet could not be told from its answer otherwise.
-        if flow.reply != flow.forward {
-            outcome = tables.insert_flow(flow, hard_pressed);
+        let limit = if i == 0 && own_address {
+            table::OR_CLOSED
+        } else {
+            worth::OVER
+        };
+        if !(barred && flow.reply.dport == flow.forward.dport) {
+            match insert(flow, limit) {
+                Insert::Taken(worth) if worth < least => {
+                    (best, least) = (flow.reply.dport, worth);
+                }
+                Insert::Taken(_) => {}
+                outcome => return outcome,
+            }
         }
         i += 1;
     }
-    placed(outcome)
+    if least > worth::UNCONFIRMED {
+        return Insert::Taken(least);
+    }
+    flow.reply.dport = best;
+    insert(flow, least)
 }
 
 #[inline(always)]
 const fn placed(outcome: Insert) -> Result<(), Reason> {
     match outcome {
         Insert::Done => Ok(()),
-        Insert::Taken => Err(Reason::SnatPortsExhausted),
+        Insert::Taken(_) => Err(Reason::SnatPortsExhausted),
         Insert::Full => Err(Reason::FlowTableFull),
     }
 }

@@ -7,6 +7,7 @@ use core::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::family::{Addr, Family};
+use crate::flow::table::may_take;
 use crate::onward::Hop;
 use crate::table::{
     Affinity, Backend, BackendKey, BackendState, Flow, FlowKey, FragmentKey, Frontend, FrontendKey,
@@ -93,7 +94,7 @@ impl<F: Family> Tables<F> for Memory<F> {
         flows.get_mut(&own).map(|flow| f(flow, reply))
     }
 
-    fn insert_flow(&self, flow: &Flow<F>, hard_pressed: bool) -> Insert {
+    fn insert_flow(&self, flow: &Flow<F>, limit: u32) -> Insert {
         let mut flows = self.flows.borrow_mut();
         if let Some((own, reply)) = found(&flows, &flow.forward) {
             let mut old = flows.remove(&own).expect("it was found");
@@ -107,8 +108,9 @@ impl<F: Family> Tables<F> for Memory<F> {
         {
             let config = self.config.unwrap_or_default();
             let old = &flows[&owner];
-            if old.forward != flow.forward && !old.is_over(flow.seen, hard_pressed, &config) {
-                return Insert::Taken;
+            let worth = old.worth(flow.seen, &config);
+            if old.forward != flow.forward && !may_take(worth, limit) {
+                return Insert::Taken(worth);
             }
             flows.remove(&owner);
         }

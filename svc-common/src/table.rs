@@ -23,9 +23,14 @@ pub trait Tables<F: Family> {
     fn slot(&self, index: u32) -> Option<Backend<F>>;
     /// Runs `f` on the flow of a packet's tuple, in place; says whether the packet is an answer.
     fn flow<R>(&self, key: &FlowKey<F>, f: impl FnOnce(&mut Flow<F>, bool) -> R) -> Option<R>;
-    /// Adds a flow, the one in scratch, unless another one has its answers' tuple and is not over. `hard_pressed`: also
-    /// one that has only just closed is. One with its client's tuple makes way in any case.
-    fn insert_flow(&self, flow: &Flow<F>, hard_pressed: bool) -> Insert;
+    /// Adds a flow, the one in scratch, unless another one has its answers' tuple and is worth more than `limit`
+    /// ([`crate::flow::worth`]). One with its client's tuple makes way in any case.
+    fn insert_flow(&self, flow: &Flow<F>, limit: u32) -> Insert;
+    /// [`crate::flow::place`], for BPF to make a function of that is verified once.
+    #[inline(always)]
+    fn place_flow(&self, flow: &mut Flow<F>, config: &NodeConfig) -> Insert {
+        crate::flow::place(flow, config, |flow, limit| self.insert_flow(flow, limit))
+    }
     /// Lends room for a record under construction: with it, the packet line would not fit the 512 bytes of BPF stack.
     fn scratch<R>(&self, f: impl FnOnce(&mut Flow<F>) -> R) -> Option<R>;
     fn fragment(&self, key: &FragmentKey<F>) -> Option<Ports>;
@@ -302,6 +307,8 @@ pub mod flow_state {
     /// The backend has sent its FIN.
     pub const BACKEND_FIN: u8 = 16;
     pub const BOTH_FIN: u8 = CLIENT_FIN | BACKEND_FIN;
+    /// The client has spoken again after the answer: whoever makes up addresses cannot.
+    pub const CONFIRMED: u8 = 32;
 }
 
 /// A flow of FLOWS, both directions in one record.

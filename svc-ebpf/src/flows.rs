@@ -4,8 +4,9 @@ use core::marker::PhantomData;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use svc_common::family::{V4, V6};
+use svc_common::flow;
 use svc_common::flow::table::{self, Hit, Record, Shape, Store};
-use svc_common::table::{FlowKey, Insert, NodeConfig};
+use svc_common::table::{Flow, FlowKey, Insert, NodeConfig};
 
 use crate::hook;
 use crate::maps::{CONFIG, FLOW_HAND, FLOW_TABLE, Mapped};
@@ -99,16 +100,32 @@ impl<F: Mapped> Store<F> for Flows<F> {
 
 /// Adds the flow in SCRATCH.
 #[inline(always)]
-fn insert<F: Mapped>(hard_pressed: u32) -> u32 {
+fn insert<F: Mapped>(limit: u32) -> u32 {
     let Some(flow) = F::maps().scratch.get_ptr(0) else {
-        return Insert::Full as u32;
+        return Insert::Full.number();
     };
     // SAFETY: a per-CPU slot, lent to who calls us and only read meanwhile.
-    table::insert(unsafe { &*flow }, hard_pressed != 0, &Flows::<F>::HERE) as u32
+    table::insert(unsafe { &*flow }, limit, &Flows::<F>::HERE).number()
+}
+
+/// Finds a port for the flow in SCRATCH, and adds it. In the upper half: the port.
+#[inline(always)]
+fn place<F: Mapped>() -> u64 {
+    let Some((flow, config)) = F::maps().scratch.get_ptr_mut(0).zip(CONFIG.get(0)) else {
+        return Insert::Full.number() as u64;
+    };
+    // SAFETY: a per-CPU slot, lent to who calls us and written only here meanwhile.
+    let flow = unsafe { &mut *flow };
+    let insert = |flow: &Flow<F>, limit| {
+        hook::written(flow);
+        Insert::of(F::insert_scratch(limit))
+    };
+    let outcome = flow::place(flow, config, insert);
+    (flow.reply.dport.0 as u64) << 32 | outcome.number() as u64
 }
 
 macro_rules! verified_once {
-    ($family:ident, $find:ident, $insert:ident, $claim:ident, $take:ident, $worth:ident) => {
+    ($family:ident, $find:ident, $insert:ident, $place:ident, $claim:ident, $take:ident, $worth:ident) => {
         /// # Safety
         /// `key` is one, or null: as such the verifier walks it.
         #[inline(never)]
@@ -123,8 +140,14 @@ macro_rules! verified_once {
 
         #[inline(never)]
         #[unsafe(no_mangle)]
-        pub extern "C" fn $insert(hard_pressed: u32) -> u32 {
-            insert::<$family>(hard_pressed)
+        pub extern "C" fn $insert(limit: u32) -> u32 {
+            insert::<$family>(limit)
+        }
+
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $place() -> u64 {
+            place::<$family>()
         }
 
         #[inline(never)]
@@ -151,6 +174,7 @@ verified_once!(
     V4,
     flow_find_v4,
     flow_insert_v4,
+    flow_place_v4,
     flow_claim_v4,
     flow_take_v4,
     flow_worth_v4
@@ -159,6 +183,7 @@ verified_once!(
     V6,
     flow_find_v6,
     flow_insert_v6,
+    flow_place_v6,
     flow_claim_v6,
     flow_take_v6,
     flow_worth_v6

@@ -75,6 +75,15 @@ pub fn cpu() -> u32 {
     unsafe { bpf::bpf_get_smp_processor_id() as u32 }
 }
 
+/// What was written to `at` is in memory, for a function that finds it there by itself.
+#[inline(always)]
+pub fn written<T>(at: &T) {
+    // SAFETY: a move to itself, because a line of the program must have an instruction.
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) core::ptr::from_ref(at) => _, options(nostack));
+    }
+}
+
 /// Adds atomically; returns what was there before. `core` has no atomic operations for a target without
 /// compare-and-swap, which BPF has only since `-C target-cpu=v3`.
 ///

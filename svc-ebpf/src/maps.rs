@@ -3,7 +3,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray};
-use svc_common::family::{Family, Ip, V4, V6};
+use svc_common::family::{Family, Ip, Port, V4, V6};
 use svc_common::filter::{self, Bit, Line};
 use svc_common::flow::table as flow;
 use svc_common::onward::Hop;
@@ -25,7 +25,7 @@ use crate::hook::{self, Context};
 use crate::tally;
 
 macro_rules! family_maps {
-    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $flow_index:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident, $work:ident, $ranges:ident, $affinities:ident, $backends:ident, $filter:ident, $find:ident, $insert:ident, $claim:ident, $take:ident, $worth:ident, $loss:ident, $opened:ident, $call:ident) => {
+    ($family:ident, $addr:ty, $addresses:ident, $frontends:ident, $slots:ident, $flows:ident, $flow_index:ident, $sockets:ident, $fragments:ident, $devices:ident, $scratch:ident, $work:ident, $ranges:ident, $affinities:ident, $backends:ident, $filter:ident, $find:ident, $insert:ident, $place:ident, $claim:ident, $take:ident, $worth:ident, $loss:ident, $opened:ident, $call:ident) => {
         #[map]
         static $addresses: HashMap<$addr, u32> =
             HashMap::with_max_entries(MAX_ADDRESSES, NO_PREALLOC);
@@ -71,8 +71,12 @@ macro_rules! family_maps {
                 unsafe { flows::$find(key, except) }
             }
             #[inline(always)]
-            fn insert_scratch(hard_pressed: bool) -> u32 {
-                flows::$insert(hard_pressed as u32)
+            fn insert_scratch(limit: u32) -> u32 {
+                flows::$insert(limit)
+            }
+            #[inline(always)]
+            fn place_scratch() -> u64 {
+                flows::$place()
             }
             #[inline(always)]
             fn claim_record(now: u32) -> u32 {
@@ -150,7 +154,8 @@ pub trait Mapped: Outer {
     fn maps() -> Maps<Self>;
     /// The functions of [`crate::flows`] that are verified once.
     fn find_record(key: &FlowKey<Self>, except: u32) -> u64;
-    fn insert_scratch(hard_pressed: bool) -> u32;
+    fn insert_scratch(limit: u32) -> u32;
+    fn place_scratch() -> u64;
     fn claim_record(now: u32) -> u32;
     fn take_record(number: u32, version: u32) -> bool;
     fn worth_of_record(number: u32, now: u32) -> u64;
@@ -179,6 +184,7 @@ family_maps!(
     FILTER_V4,
     flow_find_v4,
     flow_insert_v4,
+    flow_place_v4,
     flow_claim_v4,
     flow_take_v4,
     flow_worth_v4,
@@ -205,6 +211,7 @@ family_maps!(
     FILTER_V6,
     flow_find_v6,
     flow_insert_v6,
+    flow_place_v6,
     flow_claim_v6,
     flow_take_v6,
     flow_worth_v6,
@@ -320,9 +327,17 @@ impl<F: Mapped, C: Context> Tables<F> for World<'_, C> {
     }
 
     #[inline(always)]
-    fn insert_flow(&self, _: &Flow<F>, hard_pressed: bool) -> Insert {
+    fn insert_flow(&self, _: &Flow<F>, limit: u32) -> Insert {
         // It is the one in SCRATCH, where every flow is made.
-        Insert::of(F::insert_scratch(hard_pressed))
+        Insert::of(F::insert_scratch(limit))
+    }
+
+    #[inline(always)]
+    fn place_flow(&self, flow: &mut Flow<F>, _: &NodeConfig) -> Insert {
+        // As above.
+        let placed = F::place_scratch();
+        flow.reply.dport = Port((placed >> 32) as u16);
+        Insert::of(placed as u32)
     }
 
     #[inline(always)]

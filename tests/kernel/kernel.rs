@@ -53,7 +53,7 @@ impl Kernel {
     /// With empty maps.
     pub(crate) fn load(network: &Network) -> Self {
         let Some(idle) = pool::idle() else {
-            return Self::of(network, Lent::to_return(Self::object(counted::CONNECTIONS)));
+            return Self::of(network, Lent::to_return(Self::small(counted::CONNECTIONS)));
         };
         let mut kernel = Self::of(network, idle);
         kernel.clear();
@@ -62,21 +62,31 @@ impl Kernel {
 
     /// `counted`: what is counted by service port.
     pub(crate) fn counting(network: &Network, counted: u32) -> Self {
-        Self::of(network, Lent::to_drop(Self::object(counted)))
+        Self::of(network, Lent::to_drop(Self::small(counted)))
+    }
+
+    /// With room for so many flows, and an index in the proportion that the agent gives it.
+    pub(crate) fn with_flows(network: &Network, flows: u32) -> Self {
+        let object = Self::object(counted::CONNECTIONS, flows, flows / 2);
+        Self::of(network, Lent::to_drop(object))
     }
 
     /// Loads the object, with flow tables small enough to be listed quickly.
-    fn object(counted: u32) -> Ebpf {
+    fn small(counted: u32) -> Ebpf {
+        Self::object(counted, 16_384, 4_096)
+    }
+
+    fn object(counted: u32, flows: u32, buckets: u32) -> Ebpf {
         let mut loader = EbpfLoader::new();
         if counted & counted::TRAFFIC != 0 {
             loader.map_max_entries("TRAFFIC", MAX_SERVICES);
         }
         loader.override_global("SERVICE_METRICS", &counted, true);
         for (name, entries) in [
-            ("FLOWS_V4", 16_384),
-            ("FLOWS_V6", 16_384),
-            ("FLOW_INDEX_V4", 4_096),
-            ("FLOW_INDEX_V6", 4_096),
+            ("FLOWS_V4", flows),
+            ("FLOWS_V6", flows),
+            ("FLOW_INDEX_V4", buckets),
+            ("FLOW_INDEX_V6", buckets),
             ("FRAGMENTS_V4", 4_096),
             ("FRAGMENTS_V6", 4_096),
         ] {

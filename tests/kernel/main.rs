@@ -8,6 +8,7 @@ mod choice;
 mod dsr;
 mod ends;
 mod events;
+mod flood;
 mod history;
 mod host;
 mod kernel;

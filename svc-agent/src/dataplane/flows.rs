@@ -13,6 +13,7 @@ use aya::Ebpf;
 use aya::maps::{Array, Map, MapData};
 use svc_common::family::{Family, Port, V4, V6};
 use svc_common::flow::table::{self, Store};
+use svc_common::flow::worth;
 use svc_common::table::{Bucket, Flow, FlowKey, Insert, MAX_RECORDS, NodeConfig, Record, Shape};
 
 use super::Error;
@@ -143,7 +144,7 @@ impl<F: Family> FlowTable<F> {
     }
 
     pub fn insert(&self, flow: &Flow<F>) -> Insert {
-        table::insert(flow, false, self)
+        table::insert(flow, worth::OVER, self)
     }
 
     pub fn remove(&self, key: &FlowKey<F>) {

@@ -21,6 +21,8 @@ use index::{clear, find_first, put, same};
 use records::{KIND, USED, forget, set_version};
 pub use records::{claim, take, worth};
 
+use super::worth::{CLOSED, FREE, KEPT, OVER, UNANSWERED};
+
 /// Slots of a bucket, which is one cache line.
 pub const WAYS: usize = 16;
 /// A slot: 11 bits of the hash, the direction, the record's number. Record 0 is never used, so that 0 is an empty slot.
@@ -108,12 +110,11 @@ pub trait Store<F: Family> {
 }
 
 /// What became of a new flow.
-#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Insert {
     Done,
-    /// Another flow has its answers' tuple.
-    Taken,
+    /// Another flow, of this worth, has its answers' tuple.
+    Taken(u32),
     /// No record within reach may be given up for it.
     Full,
 }
@@ -160,10 +161,19 @@ pub fn with<F: Family, R>(
     (read(version(record)) == seen_at(hit)).then_some(result)
 }
 
-/// Adds a flow. An older one of the same client to the same frontend makes way, as does one with the same answers' tuple
-/// if it is over; when `hard_pressed`, also if it has only just closed.
+/// As a limit of [`insert`]: those that are over, or closed.
+pub const OR_CLOSED: u32 = OVER + 1;
+
+/// Whether a flow of such a worth gives its answers' tuple away.
 #[inline(always)]
-pub fn insert<F: Family>(flow: &Flow<F>, hard_pressed: bool, store: &impl Store<F>) -> Insert {
+pub(crate) const fn may_take(worth: u32, limit: u32) -> bool {
+    worth <= limit || limit == OR_CLOSED && worth > UNANSWERED && worth <= CLOSED
+}
+
+/// Adds a flow. An older one of the same client to the same frontend makes way, as does one with the same answers' tuple
+/// that is worth no more than `limit`.
+#[inline(always)]
+pub fn insert<F: Family>(flow: &Flow<F>, limit: u32, store: &impl Store<F>) -> Insert {
     let late = flow.flags & flow_flags::LATE != 0;
     if !late {
         make_way(flow, store);
@@ -171,8 +181,9 @@ pub fn insert<F: Family>(flow: &Flow<F>, hard_pressed: bool, store: &impl Store<
     if flow.has_answers() {
         let owner = store.find(&flow.reply, 0);
         if owner != 0 {
-            if !may_go(owner as u32 & NUMBER, flow, hard_pressed, store) {
-                return Insert::Taken;
+            let worth = store.worth(owner as u32 & NUMBER, flow.seen) as u32;
+            if !may_take(worth, limit) && !is_of_client(owner as u32 & NUMBER, flow, store) {
+                return Insert::Taken(worth);
             }
             forget(owner as u32 & NUMBER, seen_at(owner), store);
         }
@@ -208,7 +219,7 @@ fn enter<F: Family>(flow: &Flow<F>, number: u32, late: bool, store: &impl Store<
         // packet, which the same record would say the same of.
         let twin = store.find(&flow.reply, number) as u32 & NUMBER;
         if twin != 0 && !is_of_client(twin, flow, store) {
-            return Insert::Taken;
+            return Insert::Taken(KEPT);
         }
     }
     if !late && !put(&flow.forward, number, store) {
@@ -240,22 +251,6 @@ fn make_way<F: Family>(flow: &Flow<F>, store: &impl Store<F>) {
     } else {
         forget(number, seen_at(hit), store);
     }
-}
-
-/// Whether a record may give its answers' tuple to a new flow: it is over, or of the same client's same connection.
-#[inline(always)]
-fn may_go<F: Family>(
-    number: u32,
-    flow: &Flow<F>,
-    hard_pressed: bool,
-    store: &impl Store<F>,
-) -> bool {
-    let Some(record) = store.record(number) else {
-        return true;
-    };
-    // SAFETY: as in `with`.
-    let old = unsafe { &(*record).flow };
-    old.is_over(flow.seen, hard_pressed, &store.lifetimes()) || is_of_client(number, flow, store)
 }
 
 /// Whether a record has the client's tuple of a flow.
@@ -306,13 +301,22 @@ pub fn place<F: Family>(number: u32, service: u32, store: &impl Store<F>) {
 }
 
 impl Insert {
-    /// As it comes out of a BPF function.
+    /// As a BPF function gives it to [`Self::of`]. What is free or over is never in the way.
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        match self {
+            Insert::Done => FREE,
+            Insert::Full => OVER,
+            Insert::Taken(worth) => worth,
+        }
+    }
+
     #[inline(always)]
     pub const fn of(number: u32) -> Self {
         match number {
-            0 => Insert::Done,
-            1 => Insert::Taken,
-            _ => Insert::Full,
+            FREE => Insert::Done,
+            OVER => Insert::Full,
+            worth => Insert::Taken(worth),
         }
     }
 }
@@ -335,6 +339,8 @@ impl<F: Family> Flow<F> {
     }
 }
 
+#[cfg(test)]
+mod flood;
 #[cfg(test)]
 mod stress;
 #[cfg(test)]

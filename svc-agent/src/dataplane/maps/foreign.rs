@@ -12,7 +12,7 @@ use crate::dataplane::Error;
 fn flow<F: Family>(connection: &Connection, epoch: u16) -> Option<Flow<F>> {
     let mut state = 0;
     if connection.answered {
-        state |= flow_state::ESTABLISHED;
+        state |= flow_state::ESTABLISHED | flow_state::CONFIRMED;
     }
     if connection.half_closed {
         state |= flow_state::CLIENT_FIN;

@@ -1,8 +1,9 @@
 //! The index: buckets of slots, each a cache line, that say which record a tuple's flow is in.
 
-use super::records::{BUSY, KEPT, KIND, USED, forget};
+use super::records::{BUSY, KIND, USED, forget};
 use super::{Hit, NUMBER, REPLY, Shape, Store, WAYS, read, seen_at, version};
 use crate::family::Family;
+use crate::flow::worth::UNCONFIRMED;
 use crate::table::FlowKey;
 
 pub(super) const TAG_SHIFT: u32 = 21;
@@ -185,7 +186,7 @@ pub fn find<F: Family>(key: &FlowKey<F>, except: u32, store: &impl Store<F>) -> 
     0
 }
 
-/// Puts a record's number into a slot for `key`. In a full bucket another flow may have to go.
+/// Puts a record's number into a slot for `key`. In a full bucket a flow that is not confirmed may have to go.
 #[inline(never)]
 pub(super) fn put<F: Family>(key: &FlowKey<F>, low: u32, store: &impl Store<F>) -> bool {
     let Some((hash, line)) = bucket(key, store) else {
@@ -223,7 +224,7 @@ fn push_out<F: Family>(hash: u64, word: u32, store: &impl Store<F>) -> bool {
         let slot = read(at);
         let found = store.worth(slot & NUMBER, now);
         if slot & NUMBER != own
-            && (found as u32) < KEPT
+            && (found as u32) <= UNCONFIRMED
             && forget(slot & NUMBER, seen_at(found), store)
             // SAFETY: a slot.
             && unsafe { store.swap(at, 0, word) }

@@ -3,30 +3,22 @@
 use super::index::clear;
 use super::{NUMBER, REPLY, Record, Store, read, seen_at, version};
 use crate::family::Family;
-use crate::table::{Flow, NodeConfig};
+use crate::flow::worth::{FREE, KEPT, OVER, UNCONFIRMED};
 
-/// How many records are looked at for one that a new flow may have: four in a row at the hand, then four at each of the
-/// places that follow, until one is free or over. Of a table nine tenths full of connections, one flow in a thousand finds
-/// no room.
+/// How many records are looked at for one that a new flow may have: those in a row at the hand, and if all of them are kept
+/// some elsewhere. Of a table nine tenths full of connections, one flow in a thousand finds no room.
 const REACH: u32 = 64;
-const IN_A_ROW: u32 = 4;
-/// After so many without one, an unanswered one goes: a table half full has 16 in a row once in 65,000 times.
-const ENOUGH: u32 = 16;
+/// In a row, because then those of one second go in the order in which they came: what has just come is not what a flood
+/// pushes out.
+const ROW: u32 = 16;
 const STRIDE: u32 = 0x9e37_79b1;
+/// How far the hand goes where connections lie close together.
+const LEAP: u32 = 256;
 
 /// The low bits of [`Record::version`]; the others count how often it has changed hands.
 pub(super) const KIND: u32 = 3;
 pub(super) const BUSY: u32 = 1;
 pub(super) const USED: u32 = 2;
-
-/// An answered flow may have to go for a new one only after so many seconds of silence.
-const KEPT_SECONDS: u32 = 600;
-/// [`worth`]: what has the lowest goes first.
-const FREE: u32 = 0;
-const OVER: u32 = 1;
-const UNANSWERED: u32 = 1 << 30;
-const IDLE: u32 = 1 << 31;
-pub(super) const KEPT: u32 = u32::MAX;
 
 /// Ends being busy: a version that was not there before. (30 bits of it come round only after a billion flows in this one
 /// record.) Swapped though only its owner writes it now, because what it wrote to the record must be there before.
@@ -88,10 +80,8 @@ pub fn claim<F: Family>(now: u32, store: &impl Store<F>) -> u32 {
     let (mask, hand) = (shape.records, store.hand());
     let (mut best, mut best_at, mut least) = (0, 0, KEPT);
     let mut i = 0;
-    while i < REACH {
-        let ahead = (i / IN_A_ROW)
-            .wrapping_mul(STRIDE)
-            .wrapping_add(i % IN_A_ROW);
+    while i < REACH && (i < ROW || is_less(UNCONFIRMED, least)) {
+        let ahead = if i < ROW { i } else { i.wrapping_mul(STRIDE) };
         let number = hand.wrapping_add(ahead) & mask;
         let found = store.worth(number, now);
         let (worth, at) = (found as u32, seen_at(found));
@@ -103,12 +93,9 @@ pub fn claim<F: Family>(now: u32, store: &impl Store<F>) -> u32 {
             (best, best_at, least) = (number, at, worth);
         }
         i += 1;
-        // Every further place is a cache line that nobody else asks for.
-        if i >= ENOUGH && least <= UNANSWERED {
-            break;
-        }
     }
-    store.set_hand(hand.wrapping_add(IN_A_ROW));
+    let ahead = best.wrapping_sub(hand) & mask;
+    store.set_hand(hand.wrapping_add(if ahead < ROW { ahead + 1 } else { LEAP }));
     if best != 0 && store.take(best, best_at) {
         best
     } else {
@@ -134,8 +121,7 @@ fn is_less(a: u32, b: u32) -> bool {
     a < b
 }
 
-/// How much would be lost with a record: nothing, a flow that is over, one that nobody has answered, an idle one. The
-/// longer it has been silent, the less. In the upper half: at which version.
+/// How much would be lost with a record ([`crate::flow::worth`]). In the upper half: at which version.
 #[inline(always)]
 pub fn worth<F: Family>(number: u32, now: u32, store: &impl Store<F>) -> u64 {
     let Some(record) = store.record(number) else {
@@ -147,22 +133,8 @@ pub fn worth<F: Family>(number: u32, now: u32, store: &impl Store<F>) -> u64 {
         _ if number == 0 => KEPT,
         BUSY => KEPT,
         // SAFETY: as in `with`.
-        USED => worth_of(unsafe { &(*record).flow }, now, &store.lifetimes()),
+        USED => unsafe { &(*record).flow }.worth(now, &store.lifetimes()),
         _ => FREE,
     };
     (before as u64) << 32 | worth as u64
-}
-
-#[inline(always)]
-fn worth_of<F: Family>(flow: &Flow<F>, now: u32, lifetimes: &NodeConfig) -> u32 {
-    let silence = now.saturating_sub(flow.seen);
-    if flow.is_over(now, false, lifetimes) {
-        OVER
-    } else if flow.is_unanswered() {
-        UNANSWERED - silence.min(UNANSWERED / 2)
-    } else if silence > KEPT_SECONDS {
-        IDLE - silence.min(UNANSWERED / 2)
-    } else {
-        KEPT
-    }
 }

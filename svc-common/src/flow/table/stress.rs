@@ -135,7 +135,7 @@ fn act<F: Family>(cpu: &Cpu<'_, F>) {
     };
     match cpu.below(8) {
         0..4 => {
-            insert(&new, false, cpu);
+            insert(&new, OVER, cpu);
         }
         4 | 5 => see(&new.forward, false),
         6 => see(&new.reply, true),

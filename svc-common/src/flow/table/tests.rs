@@ -17,7 +17,7 @@ use crate::table::{TCP, UDP, flow_state};
 use crate::testing::{addr, cluster_ip, node, outside, remote_pod};
 
 /// A table in ordinary memory.
-struct Heap<F: Family> {
+pub(super) struct Heap<F: Family> {
     shape: Shape,
     records: RefCell<Vec<Record<F>>>,
     buckets: RefCell<Vec<Bucket>>,
@@ -25,7 +25,7 @@ struct Heap<F: Family> {
 }
 
 impl<F: Family> Heap<F> {
-    fn new(buckets: u32, records: u32) -> Self {
+    pub(super) fn new(buckets: u32, records: u32) -> Self {
         let none = Record {
             flow: Flow::zeroed(),
             version: 0,
@@ -122,9 +122,10 @@ pub(super) fn flow<F: Family>(client: u16, backend: u16, proto: u8, seen: u32) -
     }
 }
 
-fn answered<F: Family>(flow: Flow<F>) -> Flow<F> {
+/// And confirmed by its client.
+pub(super) fn answered<F: Family>(flow: Flow<F>) -> Flow<F> {
     Flow {
-        backend_state: flow_state::ESTABLISHED,
+        backend_state: flow_state::ESTABLISHED | flow_state::CONFIRMED,
         ..flow
     }
 }
@@ -185,14 +186,14 @@ fn agrees<F: Family>(acts: &[Act], buckets: u32) {
                     Some(owner)
                         if !owner.is_over(now, false, &config) && owner.forward != new.forward =>
                     {
-                        Insert::Taken
+                        Insert::Taken(owner.worth(now, &config))
                     }
                     _ => {
                         model.insert(*new.own_key(), new);
                         Insert::Done
                     }
                 };
-                assert_eq!(insert(&new, false, &table), expected);
+                assert_eq!(insert(&new, OVER, &table), expected);
             }
         }
         let mut slots = 0;
@@ -227,7 +228,7 @@ fn every_flow_is_found_in_a_full_table() {
     let table = Heap::<V6>::new(256, 512);
     let flows: Vec<Flow<V6>> = (0..300).map(|n| answered(flow(n, n, TCP, 1_000))).collect();
     for flow in &flows {
-        assert_eq!(insert(flow, false, &table), Insert::Done);
+        assert_eq!(insert(flow, OVER, &table), Insert::Done);
     }
     for flow in &flows {
         assert_eq!(with(&flow.forward, &table, |_, reply| reply), Some(false));
@@ -241,7 +242,7 @@ fn full(seen: u32) -> Heap<V4> {
     let table = Heap::new(64, 64);
     for n in 0..63 {
         let flow = answered(flow(n, n, TCP, seen));
-        assert_eq!(insert(&flow, false, &table), Insert::Done, "flow {n}");
+        assert_eq!(insert(&flow, OVER, &table), Insert::Done, "flow {n}");
     }
     table
 }
@@ -250,7 +251,7 @@ fn full(seen: u32) -> Heap<V4> {
 fn connections_do_not_go_for_a_newcomer() {
     let table = full(1_000);
     let new = flow::<V4>(100, 100, TCP, 1_100);
-    assert_eq!(insert(&new, false, &table), Insert::Full);
+    assert_eq!(insert(&new, OVER, &table), Insert::Full);
     assert_eq!(table.all().len(), 63);
     assert_eq!(table.slots(), 2 * 63);
 }
@@ -264,20 +265,26 @@ fn who_is_unanswered_goes_before_who_is_idle() {
         flow.seen = 9_000;
     });
     let new = flow::<V4>(100, 100, TCP, 9_001);
-    assert_eq!(insert(&new, false, &table), Insert::Done);
+    assert_eq!(insert(&new, OVER, &table), Insert::Done);
     assert!(with(&key, &table, |_, _| ()).is_none());
     assert!(with(&new.reply, &table, |_, _| ()).is_some());
     // Answered, so that the longest idle is next.
     with(&new.forward, &table, |flow, _| {
-        flow.backend_state = flow_state::ESTABLISHED
+        *flow = answered(*flow);
     });
-    let idle = flow::<V4>(30, 30, TCP, 0).forward;
-    with(&idle, &table, |flow, _| flow.seen = 500);
+    let idle: Vec<_> = (2..63)
+        .step_by(4)
+        .map(|n| flow(n, n, TCP, 0).forward)
+        .collect();
+    for key in &idle {
+        with(key, &table, |flow, _| flow.seen = 500);
+    }
     assert_eq!(
-        insert(&flow::<V4>(101, 101, TCP, 9_001), false, &table),
+        insert(&flow::<V4>(101, 101, TCP, 9_001), OVER, &table),
         Insert::Done
     );
-    assert!(with(&idle, &table, |_, _| ()).is_none());
+    let left = idle.iter().filter_map(|key| with(key, &table, |_, _| ()));
+    assert_eq!(left.count(), idle.len() - 1);
     assert_eq!(table.slots(), 2 * 63);
 }
 
@@ -289,7 +296,7 @@ fn what_is_over_makes_room() {
         flow.client_state = flow_state::CLOSING
     });
     let new = flow::<V4>(100, 100, TCP, 1_061);
-    assert_eq!(insert(&new, false, &table), Insert::Done);
+    assert_eq!(insert(&new, OVER, &table), Insert::Done);
     assert!(with(&key, &table, |_, _| ()).is_none());
     assert_eq!(table.slots(), 2 * 63);
 }
@@ -299,21 +306,21 @@ fn a_full_bucket_gives_way_too() {
     // One bucket: sixteen slots, eight flows.
     let table = Heap::<V4>::new(1, 256);
     for n in 0..8 {
-        assert_eq!(insert(&flow(n, n, UDP, 1_000), false, &table), Insert::Done);
+        assert_eq!(insert(&flow(n, n, UDP, 1_000), OVER, &table), Insert::Done);
     }
     let new = flow(100, 100, UDP, 1_000);
-    assert_eq!(insert(&new, false, &table), Insert::Done);
+    assert_eq!(insert(&new, OVER, &table), Insert::Done);
     assert!(with(&new.forward, &table, |_, _| ()).is_some());
     assert!(with(&new.reply, &table, |_, _| ()).is_some());
     let flows = table.all();
     for flow in &flows {
         with(&flow.reply, &table, |flow, _| {
-            flow.backend_state = flow_state::ESTABLISHED
+            *flow = answered(*flow);
         });
     }
     let len = flows.len();
     assert_eq!(
-        insert(&flow(101, 101, UDP, 1_000), false, &table),
+        insert(&flow(101, 101, UDP, 1_000), OVER, &table),
         Insert::Full
     );
     assert_eq!(table.all().len(), len);
@@ -325,7 +332,7 @@ fn a_client_that_goes_back_to_a_backend_gets_its_port_again() {
     let table = Heap::<V4>::new(64, 64);
     let (one, other) = (flow::<V4>(1, 1, UDP, 1_000), flow::<V4>(1, 2, UDP, 1_000));
     for flow in [&one, &other, &one] {
-        assert_eq!(insert(flow, false, &table), Insert::Done);
+        assert_eq!(insert(flow, OVER, &table), Insert::Done);
         let seen = with(&one.forward, &table, |flow, _| flow.reply);
         assert_eq!(seen, Some(flow.reply));
     }
@@ -337,7 +344,7 @@ fn a_client_that_goes_back_to_a_backend_gets_its_port_again() {
 fn a_service_that_is_known_stays() {
     let table = Heap::<V4>::new(64, 64);
     let new = flow::<V4>(1, 1, UDP, 1_000);
-    assert_eq!(insert(&new, false, &table), Insert::Done);
+    assert_eq!(insert(&new, OVER, &table), Insert::Done);
     for service in [7, 8] {
         each(&table, |number, _| place(number, service, &table));
         assert_eq!(table.all()[0].service, 7);
@@ -348,7 +355,7 @@ fn a_service_that_is_known_stays() {
 fn a_flow_that_made_room_meanwhile_is_not_followed() {
     let table = Heap::<V4>::new(64, 64);
     let flow = flow::<V4>(1, 1, UDP, 1_000);
-    assert_eq!(insert(&flow, false, &table), Insert::Done);
+    assert_eq!(insert(&flow, OVER, &table), Insert::Done);
     let seen = with(&flow.forward, &table, |_, _| remove(&flow.forward, &table));
     assert_eq!(seen, None);
 }

@@ -1,6 +1,6 @@
 //! How flows end: half-closed connections, backends that go (D6, D7), and another proxy's connections.
 
-use super::{endpoints_become, serving};
+use super::{connect, endpoints_become, serving};
 use crate::family::{Addr, Family, Port};
 use crate::memory::Memory;
 use crate::reason::Reason;
@@ -140,7 +140,7 @@ fn a_port_is_free_again_when_both_sides_have_closed<F: Family>() {
         let mut refused = 0;
         for host in 1..60 {
             let client = tcp(outside::<F>(host), external_ip::<F>(1));
-            let out = meet(FromOutside, &client.clone().syn().build(), &tables);
+            let out = connect(host, &tables);
             if out.result.is_err() {
                 assert_eq!(out.because(), Reason::SnatPortsExhausted);
                 refused += 1;
