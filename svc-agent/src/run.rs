@@ -2,6 +2,7 @@
 
 mod bound;
 mod facts;
+mod limits;
 mod pace;
 mod past;
 mod recount;
@@ -60,6 +61,7 @@ pub async fn run(options: &Run) -> Result<()> {
         .node_name()
         .context("reading the host's name; give --hostname-override")?;
     let (events, mut inbox) = mpsc::channel(source::QUEUE);
+    limits::raise()?;
     // Before anything is loaded: without a source there is nothing to serve.
     let metrics = Metrics::default();
     let (source, notices) = start::source(options, node_name.clone(), events, &metrics).await?;

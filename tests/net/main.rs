@@ -10,6 +10,7 @@ mod errors;
 mod explain;
 mod facts;
 mod follow;
+mod foreign;
 mod gone;
 mod hostile;
 mod inspect;
@@ -18,6 +19,7 @@ mod life;
 mod odd;
 mod past;
 mod paths;
+mod trouble;
 mod watch;
 mod wire;
 mod wishes;
@@ -180,6 +182,8 @@ fn main() {
             dsr::CASES,
             watch::CASES,
             hostile::CASES,
+            trouble::CASES,
+            foreign::CASES,
         ];
         for case in cases
             .into_iter()
