@@ -279,12 +279,18 @@ pub struct Check {
 #[command(after_help = "\
 Examples:
   svc-agent cleanup
+  svc-agent cleanup --hand-over
   svc-agent cleanup --bpf-root /sys/fs/bpf/other
 
-Stop the agent first. Connections through Services break; those to pods do not.
+Stop the agent first. Connections through Services that are served packet by packet break, unless they are handed over;
+those to pods, and of sockets that were connected to their backend, do not.
 Looks afterwards whether the kernel has let go of every program, map and link: exits 0 when nothing is left, 1 when
 something is, and names it.")]
 pub struct Cleanup {
+    /// Hand connections over to the kernel's connection tracking first, so that they go on with their backends; another
+    /// proxy's rules must be there already: start kube-proxy, and wait until it is healthy.
+    #[arg(long)]
+    pub hand_over: bool,
     /// Folder of the pinned maps and links.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_BPF_ROOT)]
     pub bpf_root: PathBuf,

@@ -1,4 +1,9 @@
-//! The kernel's connections whose destination another proxy has translated, for `--takeover`.
+//! The kernel's connections whose destination another proxy has translated: read for `--takeover`, and written for
+//! `cleanup --hand-over`.
+
+mod write;
+
+pub use write::{establish, forget};
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,8 +26,10 @@ pub struct Connection {
     pub half_closed: bool,
 }
 
-/// `IPCTNL_MSG_CT_GET` of `NFNL_SUBSYS_CTNETLINK` (linux/netfilter/nfnetlink_conntrack.h).
-const GET: u16 = 1 << 8 | 1;
+// Messages of `NFNL_SUBSYS_CTNETLINK` (linux/netfilter/nfnetlink_conntrack.h).
+const NEW: u16 = 1 << 8;
+const GET: u16 = NEW | 1;
+const DELETE: u16 = NEW | 2;
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
@@ -32,9 +39,12 @@ const TUPLE_PROTO: u16 = 2;
 const PROTOINFO_TCP: u16 = 1;
 const TCP_STATE: u16 = 1;
 const SEEN_REPLY: u32 = 1 << 1;
+const ASSURED: u32 = 1 << 2;
+const CONFIRMED: u32 = 1 << 3;
 const DST_NAT: u32 = 1 << 5;
 // enum tcp_conntrack
 const SYN_SENT: u8 = 1;
+const ESTABLISHED: u8 = 3;
 const FIN_WAIT: u8 = 4;
 const CLOSE_WAIT: u8 = 5;
 
@@ -100,38 +110,25 @@ fn v6(bytes: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn attr(kind: u16, content: &[u8]) -> Vec<u8> {
-        let len = u16::try_from(4 + content.len()).unwrap();
-        let mut bytes = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        bytes.extend(content);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
+    use crate::netlink::{nest, put};
 
     fn side(src: [u8; 4], sport: u16, dst: [u8; 4], dport: u16) -> Vec<u8> {
-        let ip = [attr(1, &src), attr(2, &dst)].concat();
+        let ip = [put(1, &src), put(2, &dst)];
         let proto = [
-            attr(1, &[6]),
-            attr(2, &sport.to_be_bytes()),
-            attr(3, &dport.to_be_bytes()),
-        ]
-        .concat();
-        // The kernel marks attributes that hold others.
-        [
-            attr(TUPLE_IP | 0x8000, &ip),
-            attr(TUPLE_PROTO | 0x8000, &proto),
-        ]
-        .concat()
+            put(1, &[6]),
+            put(2, &sport.to_be_bytes()),
+            put(3, &dport.to_be_bytes()),
+        ];
+        [nest(TUPLE_IP, &ip), nest(TUPLE_PROTO, &proto)].concat()
     }
 
     fn entry(status: u32, state: u8) -> Vec<u8> {
         let client = ([10, 0, 0, 5], 4_000);
         [
-            attr(TUPLE_ORIG, &side(client.0, client.1, [10, 96, 0, 1], 80)),
-            attr(TUPLE_REPLY, &side([10, 1, 0, 2], 8_080, client.0, client.1)),
-            attr(STATUS, &status.to_be_bytes()),
-            attr(PROTOINFO, &attr(PROTOINFO_TCP, &attr(TCP_STATE, &[state]))),
+            put(TUPLE_ORIG, &side(client.0, client.1, [10, 96, 0, 1], 80)),
+            put(TUPLE_REPLY, &side([10, 1, 0, 2], 8_080, client.0, client.1)),
+            put(STATUS, &status.to_be_bytes()),
+            put(PROTOINFO, &put(PROTOINFO_TCP, &put(TCP_STATE, &[state]))),
         ]
         .concat()
     }

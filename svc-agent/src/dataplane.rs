@@ -34,7 +34,7 @@ pub use events::{Events, Watched};
 pub use flows::FlowTable;
 pub use links::{BIND_HOOKS, Hook, SOCKET_HOOKS, XdpMode, load_program};
 pub use look::Attached;
-pub use maps::{Census, Deserted};
+pub use maps::{Census, Deserted, HandedOver};
 pub use own::OwnPrograms;
 
 use crate::connections::Connections;
@@ -346,6 +346,12 @@ impl Pinned {
 
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
         self.maps.reasons()
+    }
+
+    /// Serves no new connections any more, and makes those that there are the kernel's to translate. For a dataplane
+    /// without an agent.
+    pub fn hand_over(&mut self) -> Result<HandedOver, Error> {
+        self.maps.hand_over()
     }
 }
 

@@ -3,13 +3,17 @@
 // They panic where nobody reads; `say` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use svc_agent::config::{self, Verb};
+use svc_agent::dataplane::Pinned;
 use svc_agent::dataplane::cleanup::plural;
 use svc_agent::say::{complain, say};
 use svc_agent::{
-    check, dataplane, describe, diff, explain, get, logging, monitor, privileges, run, shell, top,
+    check, dataplane, describe, diff, explain, get, logging, look, monitor, privileges, rivals,
+    run, shell, top,
 };
 
 fn main() -> ExitCode {
@@ -63,8 +67,39 @@ fn serve(options: &config::Run) -> anyhow::Result<()> {
     runtime.enable_all().build()?.block_on(run::run(options))
 }
 
+/// What became of the connections. An error where one would break.
+fn handed_over(root: &Path) -> anyhow::Result<String> {
+    let devices = look::devices().context("reading the node's devices")?;
+    anyhow::ensure!(
+        !rivals::find(&devices).is_empty(),
+        "no other proxy's rules are in this network namespace that connections could be handed over to; nothing was removed: start kube-proxy first"
+    );
+    let handed = Pinned::open(root)?.hand_over()?;
+    if let Some(first) = handed.failed.first() {
+        anyhow::bail!(
+            "handed over {}, and {} could not be ({first}); nothing was removed, but new connections are the other proxy's: try again, or run cleanup without --hand-over, which breaks them",
+            plural(handed.connections, "connection"),
+            handed.failed.len()
+        );
+    }
+    let mut text = format!(
+        "handed over {} to the kernel's connection tracking\n",
+        plural(handed.connections, "connection")
+    );
+    if handed.tunnelled > 0 {
+        text += &format!(
+            "note: {} break: their backends answer past this node (--dsr)\n",
+            plural(handed.tunnelled, "connection")
+        );
+    }
+    Ok(text)
+}
+
 fn cleanup(options: &config::Cleanup) -> anyhow::Result<()> {
     check::must_be_root()?;
+    if options.hand_over {
+        say(&handed_over(&options.bpf_root)?)?;
+    }
     let removal = dataplane::cleanup(&options.bpf_root, &options.procfs);
     let root = options.bpf_root.display();
     let left = removal.left();

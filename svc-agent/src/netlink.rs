@@ -14,10 +14,12 @@ const HEADER: usize = 16;
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const DUMP: u16 = 0x300;
+const CREATE_ONLY: u16 = 0x600;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// Without the bits for nesting and byte order.
 const ATTRIBUTE_TYPE: u16 = 0x3fff;
+const NESTED: u16 = 0x8000;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub enum What {
     Dump,
     /// One action: nothing, or why not.
     Action,
+    /// Making what must not be there yet: nothing, or why not.
+    Create,
 }
 
 /// Asks the kernel, in the network namespace of this thread.
@@ -45,6 +49,7 @@ pub fn ask(
     let flags = match what {
         What::Dump => REQUEST | DUMP,
         What::Action => REQUEST | ACK,
+        What::Create => REQUEST | ACK | CREATE_ONLY,
     };
     let len = u32::try_from(HEADER + body.len()).map_err(io::Error::other)?;
     let mut message = Vec::with_capacity(HEADER + body.len());
@@ -84,6 +89,20 @@ fn read(mut datagram: &[u8], bodies: &mut Vec<Vec<u8>>) -> io::Result<bool> {
         datagram = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(false)
+}
+
+/// An attribute as it is sent.
+pub fn put(kind: u16, content: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(4 + content.len()).expect("what is sent is short");
+    let mut bytes = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(content);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// One that holds others.
+pub fn nest(kind: u16, contents: &[Vec<u8>]) -> Vec<u8> {
+    put(kind | NESTED, &contents.concat())
 }
 
 /// The attributes in a stretch of bytes: types and contents.

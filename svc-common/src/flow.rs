@@ -231,13 +231,31 @@ impl<F: Family> Flow<F> {
         let state = self.state();
         if worth::is_closed(state) {
             hard_pressed || silence > TIME_WAIT_SECONDS
-        } else if state & flow_state::BOTH_FIN != 0 {
-            silence > config.tcp_close_wait
-        } else if state & flow_state::ESTABLISHED != 0 {
-            silence > config.tcp_established
         } else {
-            silence > MSL_SECONDS
+            silence > tcp_lifetime(state, config)
         }
+    }
+
+    /// Seconds of silence until it is over; of one that is not.
+    pub fn remaining(&self, now: u32, config: &NodeConfig) -> u32 {
+        let lifetime = if self.forward.proto == TCP as u16 {
+            tcp_lifetime(self.state(), config)
+        } else {
+            self.lifetime(config)
+        };
+        lifetime.saturating_sub(self.silence(now))
+    }
+}
+
+/// How many seconds of silence end a TCP connection that is not closed.
+#[inline(always)]
+const fn tcp_lifetime(state: u8, config: &NodeConfig) -> u32 {
+    if state & flow_state::BOTH_FIN != 0 {
+        config.tcp_close_wait
+    } else if state & flow_state::ESTABLISHED != 0 {
+        config.tcp_established
+    } else {
+        MSL_SECONDS
     }
 }
 
@@ -287,6 +305,8 @@ pub enum Known {
     Yes,
     /// It is another proxy's.
     Foreign,
+    /// It is becoming another proxy's.
+    Held,
     /// Its backend is gone, and the client is to know (D6).
     Gone,
 }
@@ -351,7 +371,13 @@ fn note<F: Family>(
     match step {
         Step::Renew => Known::No,
         Step::Reset => Known::Gone,
-        Step::Follow if flow.flags & flow_flags::FOREIGN != 0 => Known::Foreign,
+        Step::Follow if flow.flags & flow_flags::FOREIGN != 0 => {
+            if flow.flags & flow_flags::HELD == 0 {
+                Known::Foreign
+            } else {
+                Known::Held
+            }
+        }
         Step::Follow => Known::Yes,
     }
 }

@@ -7,7 +7,7 @@ use crate::family::Family;
 use crate::flow::{self, Known};
 use crate::packet::Packet;
 use crate::parse;
-use crate::reason::Aside;
+use crate::reason::{Aside, Reason};
 use crate::steer::Work;
 use crate::table::{Scope, Tables, node_flags};
 use crate::wire::{self, Part};
@@ -60,6 +60,7 @@ pub fn onward<F: Family>(
     if !translated {
         match flow::follow_apart(&work.segment, tables, &mut work.decision) {
             Known::Foreign => return Err(Aside::NotOurs),
+            Known::Held => return Err(Reason::HandedOver.into()),
             Known::Yes if work.decision.reply => (),
             Known::Yes | Known::Gone | Known::No => work.decision.reply = false,
         }

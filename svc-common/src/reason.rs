@@ -39,10 +39,12 @@ pub enum Reason {
     NodePortBound = 15,
     /// Dropped: FLOWS is full of connections that are in use.
     FlowTableFull = 16,
+    /// Dropped: the connection is being handed over to another proxy this moment (`cleanup --hand-over`).
+    HandedOver = 17,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 17] = [
+    pub const ALL: [Reason; 18] = [
         Reason::NoEndpoints,
         Reason::NoLocalEndpoints,
         Reason::UndefinedPort,
@@ -60,6 +62,7 @@ impl Reason {
         Reason::BadTunnel,
         Reason::NodePortBound,
         Reason::FlowTableFull,
+        Reason::HandedOver,
     ];
 
     /// The name used in metrics and output.
@@ -82,6 +85,7 @@ impl Reason {
             Reason::BadTunnel => "bad-tunnel",
             Reason::NodePortBound => "node-port-bound",
             Reason::FlowTableFull => "flow-table-full",
+            Reason::HandedOver => "handed-over",
         }
     }
 

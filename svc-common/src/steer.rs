@@ -124,6 +124,7 @@ pub fn arriving<F: Family>(
         Known::Yes if is_for_the_way_out(packet, l3, tables, &work.decision) => Err(Aside::NotOurs),
         Known::Yes => Ok(true),
         Known::Foreign => Err(Aside::NotOurs),
+        Known::Held => Err(Reason::HandedOver.into()),
         Known::Gone => Err(Reason::BackendGone.into()),
     }
 }
@@ -210,6 +211,7 @@ pub fn leaving<F: Family>(
         Known::Yes if work.decision.reply || local => Ok(true),
         Known::Gone if local => Err(Reason::BackendGone.into()),
         Known::No if local => Ok(false),
+        Known::Held => Err(Reason::HandedOver.into()),
         Known::Yes | Known::Foreign | Known::Gone | Known::No => Err(Aside::NotOurs),
     }
 }

@@ -292,6 +292,8 @@ pub mod flow_flags {
     pub const FOREIGN: u8 = 16;
     /// Counted among its backend's connections, until it closes (least-connections).
     pub const COUNTED: u8 = 32;
+    /// With FOREIGN: it is becoming another proxy's this moment, and none of its packets may pass (`cleanup --hand-over`).
+    pub const HELD: u8 = 64;
 }
 
 /// Bits of [`Flow::state`].

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -44,6 +45,11 @@ pub const CASES: &[Case] = &[
         name: "connections_of_another_proxy_live_through_a_takeover",
         settings: &["packets_only", "socket_tcp"],
         test: takeover,
+    },
+    Case {
+        name: "connections_live_on_with_another_proxy_when_they_are_handed_over",
+        settings: &["packets_only", "xdp_native"],
+        test: hand_over,
     },
 ];
 
@@ -233,6 +239,62 @@ fn restart(lab: &mut Lab, more: &[&str]) -> Result<()> {
     lab.start(more)
 }
 
+/// Every kind of connection of the packet path, and the way back to another proxy.
+fn hand_over(lab: &mut Lab) -> Result<()> {
+    // As on any node where something asks: else the node's own connections would be new ones to the other proxy's rules.
+    for line in [
+        "nft add table inet tracking",
+        "nft add chain inet tracking out { type filter hook output priority 0 ; }",
+        "nft add rule inet tracking out ct state invalid counter",
+    ] {
+        lab.tool("node1", line)?;
+    }
+    let mut conversations = Vec::new();
+    for way in Way::ALL {
+        for (from, to) in [
+            ("pod-a", way.cluster_ip(1)),
+            ("node1", way.cluster_ip(1)),
+            ("client", way.node_port(lab, "node1", 1)),
+        ] {
+            let one = lab.conversation(from, way.protocol, to, "pod-c")?;
+            conversations.push((format!("{from} → {to}"), one));
+        }
+    }
+    lab.agents[0].stop()?;
+    let refused = lab.agent("node1", "cleanup", &["--hand-over"])?;
+    ensure!(
+        refused.status.code() == Some(1),
+        "without another proxy: {refused:?}"
+    );
+    still_by(&mut conversations, "pod-c")?;
+    let rules = lab.topology.scratch().join("other-proxy.nft");
+    // By its name it is known to be one.
+    fs::write(&rules, RULES.replace("other-proxy", "kube-proxy"))?;
+    lab.tool("node1", &format!("nft -f {}", rules.display()))?;
+    let output = lab.agent("node1", "cleanup", &["--hand-over"])?;
+    let outcome = handed_over(lab, &output, &mut conversations);
+    for table in ["kube-proxy", "tracking"] {
+        let _ = lab.tool("node1", &format!("nft delete table inet {table}"));
+    }
+    outcome?;
+    lab.agents[1].stop()?;
+    lab.start(&[])
+}
+
+fn handed_over(
+    lab: &Lab,
+    output: &Output,
+    conversations: &mut [(String, Conversation)],
+) -> Result<()> {
+    ensure!(output.status.success(), "{output:?}");
+    // What was not handed over would get pod-b by the rules, or nobody.
+    still_by(conversations, "pod-c")?;
+    for way in Way::ALL {
+        lab.answered_by("pod-a", way.protocol, way.cluster_ip(1), &["pod-b"])?;
+    }
+    Ok(())
+}
+
 /// What kube-proxy does to reach pod-b by the ClusterIP from pods and processes of node1.
 const RULES: &str = "
 table inet other-proxy {
@@ -280,7 +342,7 @@ fn taken_over(lab: &mut Lab) -> Result<()> {
         }
     }
     lab.start(&["--takeover"])?;
-    still_pod_b(&mut conversations)?;
+    still_by(&mut conversations, "pod-b")?;
     // What is new is ours. Without the socket hooks the node's own packets meet the rules first, while they are there.
     let anew = |lab: &Lab, from| {
         Way::ALL.into_iter().try_for_each(|way| {
@@ -289,18 +351,18 @@ fn taken_over(lab: &mut Lab) -> Result<()> {
         })
     };
     anew(lab, "pod-a")?;
-    still_pod_b(&mut conversations)?;
+    still_by(&mut conversations, "pod-b")?;
     drop(conversations);
     lab.tool("node1", "nft delete table inet other-proxy")?;
     anew(lab, "node1")?;
     anew(lab, "pod-a")
 }
 
-fn still_pod_b(conversations: &mut [(String, Conversation)]) -> Result<()> {
+fn still_by(conversations: &mut [(String, Conversation)], by: &str) -> Result<()> {
     for (what, conversation) in conversations {
         for _ in 0..2 {
             let answer = conversation.say()?;
-            ensure!(answer.by() == Some("pod-b"), "{what}: {answer:?}");
+            ensure!(answer.by() == Some(by), "{what}: {answer:?}");
         }
     }
     Ok(())

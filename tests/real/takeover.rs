@@ -29,7 +29,7 @@ pub const TESTS: [(&str, Test); 2] = [
         to_svcplane,
     ),
     (
-        "connections_of_sockets_live_when_kube_proxy_comes_back_and_others_are_reset",
+        "connections_live_when_kube_proxy_comes_back_if_they_are_handed_over",
         to_kube_proxy,
     ),
 ];
@@ -219,8 +219,8 @@ fn kube_proxy(scene: &Scene<'_>) -> Result<Running> {
 }
 
 /// What `svc-agent` says to a verb on the node.
-fn agent(topology: &Topology, verb: &str) -> Result<String> {
-    let output = topology.agent(NODE, verb)?.output()?;
+fn agent(topology: &Topology, verb: &str, how: &[&str]) -> Result<String> {
+    let output = topology.agent(NODE, verb)?.args(how).output()?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     if verb == "cleanup" && !output.status.success() {
@@ -230,7 +230,7 @@ fn agent(topology: &Topology, verb: &str) -> Result<String> {
 }
 
 fn names_kube_proxy(topology: &Topology) -> Result<bool> {
-    Ok(agent(topology, "check")?.contains("kube-proxy"))
+    Ok(agent(topology, "check", &[])?.contains("kube-proxy"))
 }
 
 fn to_svcplane(scene: &Scene<'_>) -> Result<()> {
@@ -296,14 +296,21 @@ fn to_svcplane(scene: &Scene<'_>) -> Result<()> {
 
 fn to_kube_proxy(scene: &Scene<'_>) -> Result<()> {
     let services = Services::make(scene)?;
-    for socket_lb in ["tcp", "off"] {
-        back_from(scene, &services, socket_lb)
-            .with_context(|| format!("--socket-lb {socket_lb}"))?;
+    for (socket_lb, how) in [("tcp", &[][..]), ("tcp", HAND_OVER), ("off", HAND_OVER)] {
+        back_from(scene, &services, socket_lb, how)
+            .with_context(|| format!("--socket-lb {socket_lb}, cleanup {how:?}"))?;
     }
     Ok(())
 }
 
-fn back_from(scene: &Scene<'_>, services: &Services<'_>, socket_lb: &str) -> Result<()> {
+const HAND_OVER: &[&str] = &["--hand-over"];
+
+fn back_from(
+    scene: &Scene<'_>,
+    services: &Services<'_>,
+    socket_lb: &str,
+    how: &[&str],
+) -> Result<()> {
     let topology = scene.cluster.topology;
     let by_socket = |open: &Open| {
         socket_lb == "tcp" && open.protocol == Protocol::Tcp && ["pod-a", NODE].contains(&open.from)
@@ -323,9 +330,9 @@ fn back_from(scene: &Scene<'_>, services: &Services<'_>, socket_lb: &str) -> Res
     // Step 2: the agent ends, its dataplane stays, and then goes.
     serving.stop()?;
     go_on(&mut ours)?;
-    agent(topology, "cleanup")?;
+    agent(topology, "cleanup", how)?;
     for open in &mut ours {
-        if by_socket(open) {
+        if by_socket(open) || how == HAND_OVER {
             open.goes_on()?;
             continue;
         }

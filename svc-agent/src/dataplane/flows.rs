@@ -143,6 +143,11 @@ impl<F: Family> FlowTable<F> {
         table::with(key, self, |flow, reply| (*flow, reply))
     }
 
+    /// Changes the flow of a packet's tuple, if there is one. Programs may write it at the same time.
+    pub(super) fn change(&self, key: &FlowKey<F>, f: impl FnOnce(&mut Flow<F>)) {
+        table::with(key, self, |flow, _| f(flow));
+    }
+
     pub fn insert(&self, flow: &Flow<F>) -> Insert {
         table::insert(flow, worth::OVER, self)
     }

@@ -5,10 +5,12 @@ mod counters;
 mod family;
 mod filter;
 mod foreign;
+mod hand_over;
 mod look;
 mod sockets;
 
 pub(super) use filter::Filters;
+pub use hand_over::HandedOver;
 pub use sockets::Deserted;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -31,5 +31,8 @@ pub(super) const fn why(reason: Reason) -> &'static str {
         }
         Reason::NodePortBound => "the port is a NodePort (--protect-node-ports)",
         Reason::FlowTableFull => "the flow table is full of connections that are in use",
+        Reason::HandedOver => {
+            "the connection is being handed over to another proxy (cleanup --hand-over)"
+        }
     }
 }

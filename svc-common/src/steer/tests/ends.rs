@@ -25,6 +25,7 @@ both_families!(
     tcp_to_a_backend_that_is_gone_is_reset_if_wanted,
     a_syn_to_a_backend_that_is_gone_finds_another_one,
     another_proxys_connections_pass_untouched,
+    a_connection_that_is_being_handed_over_waits,
     another_proxys_datagrams_become_ours_with_the_backend_they_have,
     another_proxys_datagrams_leave_a_backend_that_has_stopped_serving,
     a_takeover_leaves_unknown_connections_alone,
@@ -320,6 +321,26 @@ fn another_proxys_connections_pass_untouched<F: Family>() {
         meet(ToPod, &answered.build(), &tables).sent().src,
         (cluster_ip::<F>(1), 80)
     );
+}
+
+fn a_connection_that_is_being_handed_over_waits<F: Family>() {
+    let tables = one::<F>();
+    foreign(&tables, TCP);
+    for flow in tables.flows.borrow_mut().values_mut() {
+        flow.flags |= flow_flags::HELD;
+    }
+    let client = tcp(pod::<F>(1), cluster_ip::<F>(1));
+    let backend = client
+        .clone()
+        .from(remote_pod::<F>(1), FIRST)
+        .to(node::<F>(), 2_000);
+    for seen in [
+        meet(FromPod, &client.build(), &tables),
+        meet(FromOutside, &backend.build(), &tables),
+        meet(ToOutside(true), &client.build(), &tables),
+    ] {
+        assert_eq!(seen.result, Err(Reason::HandedOver.into()));
+    }
 }
 
 fn another_proxys_datagrams_become_ours_with_the_backend_they_have<F: Family>() {
