@@ -87,18 +87,6 @@ pub fn ingress<F: Family>(
     if is_foreign(packet, l3, tables) {
         return Err(Aside::NotOurs);
     }
-    ingress_unless_foreign(scope, packet, l3, tables, work)
-}
-
-/// The rest of it, for a packet that is not foreign.
-#[inline(always)]
-pub fn ingress_unless_foreign<F: Family>(
-    scope: Scope,
-    packet: &Packet,
-    l3: usize,
-    tables: &impl Tables<F>,
-    work: &mut Work<F>,
-) -> Result<(), Aside> {
     if arriving(packet, l3, tables, work)? {
         return Ok(());
     }

@@ -418,7 +418,16 @@ pub fn xdp<F: Mapped>(ctx: &XdpContext) -> u32 {
     if steer::is_foreign::<F>(&frame(ctx), ETH_LEN, &World(ctx)) {
         return XDP_PASS;
     }
+    xdp_arriving::<F>(ctx);
     xdp_ours::<F>(ctx)
+}
+
+/// A function of its own for the sake of the stack, as with tc.
+#[inline(never)]
+fn xdp_arriving<F: Mapped>(ctx: &XdpContext) {
+    if let Some(work) = work::<F>() {
+        work.known = steer::arriving(&frame(ctx), ETH_LEN, &World(ctx), work);
+    }
 }
 
 #[inline(never)]
@@ -426,8 +435,11 @@ fn xdp_ours<F: Mapped>(ctx: &XdpContext) -> u32 {
     let Some(work) = work::<F>() else {
         return XDP_PASS;
     };
-    let scope = Scope::External;
-    let result = steer::ingress_unless_foreign(scope, &frame(ctx), ETH_LEN, &World(ctx), work);
+    let result = match work.known {
+        Ok(true) => Ok(()),
+        Ok(false) => steer::admit(Scope::External, &World(ctx), work),
+        Err(aside) => Err(aside),
+    };
     // Whatever is not simply forwarded, tc finishes: it sees the same tables and finds the flow made.
     let Work {
         segment, decision, ..
@@ -459,7 +471,8 @@ fn xdp_forward<F: Mapped>(
     }
     F::decrement_ttl(&packet, ETH_LEN)?;
     remember_fragment(segment, &World(ctx));
-    if apply(&mut Bytes(packet), ETH_LEN, segment, to).is_err()
+    // An ICMP error never comes here.
+    if apply_transport(&mut Bytes(packet), ETH_LEN, segment, to).is_none()
         || packet.set(0, next.dmac).is_none()
         || packet.set(6, next.smac).is_none()
     {
