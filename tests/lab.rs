@@ -126,9 +126,12 @@ impl Lab {
         to: SocketAddr,
         count: usize,
     ) -> Result<Vec<Answer>> {
-        let answers = Probe::new(protocol, to)
-            .count(count)
-            .run(&self.topology, from)?;
+        self.all_answered(Probe::new(protocol, to).count(count), from)
+    }
+
+    fn all_answered(&self, probe: Probe, from: &str) -> Result<Vec<Answer>> {
+        let Probe { protocol, to, .. } = probe;
+        let answers = probe.run(&self.topology, from)?;
         let lost = answers.iter().find(|a| a.by().is_none());
         ensure!(
             lost.is_none(),
@@ -173,15 +176,8 @@ impl Lab {
 
     fn probed(&self, probe: Probe, from: &str, who: &[&str]) -> Result<Vec<Answer>> {
         let Probe { protocol, to, .. } = probe;
-        let answers = probe
-            .count(if who.len() == 1 { 5 } else { 40 })
-            .run(&self.topology, from)?;
-        let lost = answers.iter().find(|a| a.by().is_none());
-        ensure!(
-            lost.is_none(),
-            "{from} → {to} {protocol}: {:?}; {lost:?}",
-            spread(&answers)
-        );
+        let probe = probe.count(if who.len() == 1 { 5 } else { 40 });
+        let answers = self.all_answered(probe, from)?;
         let spread = spread(&answers);
         let names: Vec<&str> = spread.keys().map(String::as_str).collect();
         ensure!(

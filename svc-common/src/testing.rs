@@ -157,6 +157,16 @@ pub(crate) enum Hook {
     ToOutside(bool),
 }
 
+impl Hook {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::FromPod,
+        Self::FromOutside,
+        Self::ToPod,
+        Self::ToOutside(false),
+        Self::ToOutside(true),
+    ];
+}
+
 /// What came of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outcome<F: Family> {

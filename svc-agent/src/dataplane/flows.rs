@@ -143,9 +143,12 @@ impl<F: Family> FlowTable<F> {
         table::with(key, self, |flow, reply| (*flow, reply))
     }
 
-    /// Changes the flow of a packet's tuple, if there is one. Programs may write it at the same time.
-    pub(super) fn change(&self, key: &FlowKey<F>, f: impl FnOnce(&mut Flow<F>)) {
-        table::with(key, self, |flow, _| f(flow));
+    /// Sets and clears bits of [`svc_common::table::flow_flags`], if the flow is still there. Programs may write it at the
+    /// same time.
+    pub(super) fn mark(&self, flow: &Flow<F>, set: u8, clear: u8) {
+        table::with(&flow.forward, self, |flow, _| {
+            flow.flags = flow.flags & !clear | set;
+        });
     }
 
     pub fn insert(&self, flow: &Flow<F>) -> Insert {

@@ -40,6 +40,21 @@ fn flow<F: Family>(connection: &Connection, epoch: u16) -> Option<Flow<F>> {
     })
 }
 
+/// The inverse: a flow as the connection that another proxy would make of it.
+pub(super) fn connection<F: Family>(flow: &Flow<F>) -> Connection {
+    let end = |addr: F::Addr, port: Port| SocketAddr::new(F::addr_to_std(addr), port.get());
+    let Flow { forward, reply, .. } = flow;
+    Connection {
+        proto: u8::try_from(forward.proto).unwrap_or_default(),
+        client: end(forward.src, forward.sport),
+        frontend: end(forward.dst, forward.dport),
+        backend: end(reply.src, reply.sport),
+        nat: end(reply.dst, reply.dport),
+        answered: flow.state() & flow_state::ESTABLISHED != 0,
+        half_closed: flow.state() & flow_state::BOTH_FIN != 0,
+    }
+}
+
 impl<F: Family> FamilyMaps<F>
 where
     F::Addr: aya::Pod,

@@ -1,15 +1,15 @@
 //! `cleanup --hand-over`: our flows as connections that the kernel translates, by another proxy's hooks.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use svc_common::family::Family;
-use svc_common::table::{Flow, FlowKey, NodeConfig, address_flags, flow_flags, flow_state};
+use svc_common::table::{Flow, NodeConfig, address_flags, flow_flags};
 
+use super::foreign::connection;
 use super::{FamilyMaps, Maps, failing, seconds_since_boot};
 use crate::conntrack::{self, Connection};
-use crate::dataplane::{Error, flows::FlowTable};
+use crate::dataplane::Error;
 
 /// Flows that are held at the same time.
 const AT_ONCE: usize = 64;
@@ -65,26 +65,26 @@ where
             some.iter().for_each(|flow| table.mark(flow, held, 0));
             std::thread::sleep(IN_FLIGHT);
             for flow in some {
-                match translate(flow, now, config) {
+                let connection = connection(flow);
+                let seconds = flow.remaining(now, config).max(1);
+                match translate(&connection, seconds) {
                     Ok(()) => {
                         table.mark(flow, 0, flow_flags::HELD);
                         handed.connections += 1;
                     }
                     Err(error) => {
                         table.mark(flow, 0, held);
-                        let (from, to) = (end(&flow.forward, false), end(&flow.forward, true));
-                        handed.failed.push(format!("{from} to {to}: {error}"));
+                        let Connection {
+                            client, frontend, ..
+                        } = connection;
+                        handed
+                            .failed
+                            .push(format!("{client} to {frontend}: {error}"));
                     }
                 }
             }
         }
         Ok(())
-    }
-}
-
-impl<F: Family> FlowTable<F> {
-    fn mark(&self, flow: &Flow<F>, set: u8, clear: u8) {
-        self.change(&flow.forward, |flow| flow.flags = flow.flags & !clear | set);
     }
 }
 
@@ -102,44 +102,18 @@ impl Maps {
 }
 
 /// Puts a connection that the kernel translates in the place of those that it has seen of the flow.
-fn translate<F: Family>(flow: &Flow<F>, now: u32, config: &NodeConfig) -> io::Result<()> {
-    let connection = Connection {
-        proto: u8::try_from(flow.forward.proto).unwrap_or_default(),
-        client: end(&flow.forward, false),
-        frontend: end(&flow.forward, true),
-        backend: end(&flow.reply, false),
-        nat: end(&flow.reply, true),
-        answered: flow.state() & flow_state::ESTABLISHED != 0,
-        half_closed: flow.state() & flow_state::BOTH_FIN != 0,
-    };
-    let Connection {
-        proto,
-        client,
-        frontend,
-        backend,
-        nat,
-        ..
-    } = connection;
-    let seconds = flow.remaining(now, config).max(1);
+fn translate(connection: &Connection, seconds: u32) -> io::Result<()> {
+    let proto = connection.proto;
     let mut outcome = Ok(());
     for _ in 0..ATTEMPTS {
         // As the stack met it before our programs, and behind them.
-        conntrack::forget(proto, client, frontend)?;
-        conntrack::forget(proto, nat, backend)?;
-        outcome = conntrack::establish(&connection, seconds);
+        conntrack::forget(proto, connection.client, connection.frontend)?;
+        conntrack::forget(proto, connection.nat, connection.backend)?;
+        outcome = conntrack::establish(connection, seconds);
         match &outcome {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
             _ => break,
         }
     }
     outcome
-}
-
-fn end<F: Family>(key: &FlowKey<F>, dst: bool) -> SocketAddr {
-    let (addr, port) = if dst {
-        (key.dst, key.dport)
-    } else {
-        (key.src, key.sport)
-    };
-    SocketAddr::new(F::addr_to_std(addr), port.get())
 }

@@ -7,7 +7,7 @@ use crate::family::Family;
 use crate::memory::Memory;
 use crate::reason::Reason;
 use crate::table::{Scope, Source, TCP, UDP, address_flags, frontend_flags, node_flags};
-use crate::testing::Hook::{FromOutside, FromPod, ToOutside, ToPod};
+use crate::testing::Hook::{self, FromOutside, ToOutside};
 use crate::testing::frames::{Frame, icmp_error, tcp, udp};
 use crate::testing::{
     addr, both_families, cluster_ip, external_ip, meet, node, outside, pod, serve,
@@ -68,13 +68,7 @@ fn an_answer_without_a_flow_opens_none<F: Family>() {
             (external_ip::<F>(1), outside::<F>(1)),
         ] {
             let frame = make(src, dst).sport(8_080).port(61_000).flags(0x12).build();
-            for hook in [
-                FromPod,
-                FromOutside,
-                ToPod,
-                ToOutside(false),
-                ToOutside(true),
-            ] {
+            for hook in Hook::ALL {
                 assert!(meet(hook, &frame, &tables).is_not_ours());
             }
         }

@@ -8,7 +8,7 @@ use crate::memory::Memory;
 use crate::reason::Reason;
 use crate::steer::Route;
 use crate::table::{Scope, TCP, frontend_flags, node_flags};
-use crate::testing::Hook::{FromOutside, FromPod, ToOutside, ToPod};
+use crate::testing::Hook::{self, FromOutside, FromPod, ToOutside, ToPod};
 use crate::testing::frames::{icmp_error, tcp, udp};
 use crate::testing::{
     Endpoint, Outcome, SNAT_MAX, SNAT_MIN, both_families, cluster_ip, external_ip, meet, node,
@@ -334,13 +334,7 @@ fn traffic_that_only_passes_is_left_alone<F: Family>() {
     assert!(meet(ToOutside(false), &to_service, &tables).is_not_ours());
     assert!(meet(ToPod, &to_service, &tables).is_not_ours());
     let elsewhere = tcp(pod::<F>(1), outside::<F>(1)).syn().build();
-    for hook in [
-        FromPod,
-        FromOutside,
-        ToPod,
-        ToOutside(false),
-        ToOutside(true),
-    ] {
+    for hook in Hook::ALL {
         assert!(meet(hook, &elsewhere, &tables).is_not_ours());
     }
     assert!(tables.flows.borrow().is_empty());
